@@ -1,0 +1,254 @@
+"""`conntracker`: capture until told to stop, then write the log."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import time
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from conntracker.cli.common import add_filter_arguments, filter_of, say
+from conntracker.output import Output
+
+if TYPE_CHECKING:
+    from conntracker.keeper import Keeper
+    from conntracker.recording.writer import RecordingWriter
+    from conntracker.tracker import Capture
+
+DEFAULT_LOG = "/tmp/conntracker.log"  # noqa: S108  the original's place; see output.Output for why it is safe
+DEFAULT_PIDFILE = "/run/conntracker.pid"
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
+_SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The original's flags, and ours."""
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("-d", "--daemon", action="store_true", help="in the background: messages to syslog, a pid file")
+    mode.add_argument("-f", "--foreground", action="store_true", help="in the foreground, until Ctrl-C (default)")
+    parser.add_argument("-t", "--trace", action="store_true", help="trace flows through the rules (a later version)")
+    parser.add_argument("-e", "--everything", action="store_true", help="with -t: all packets (a later version)")
+    parser.add_argument("-b", "--owners", action="store_true", help="the process behind each flow (a later version)")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", default=DEFAULT_LOG, help="the log, - for standard output (%(default)s)"
+    )
+    parser.add_argument("-w", "--write", metavar="DIR", help="keep a recording in the new directory DIR")
+    parser.add_argument("--duration", metavar="TIME", type=duration, help="end after this time: 30s, 5m, 1h")
+    parser.add_argument("--netns", metavar="NAME|PID", help="look into another network namespace")
+    parser.add_argument("--no-enable", action="store_true", help="fail where connection tracking is off")
+    parser.add_argument(
+        "--accounting", action="store_true", help="let the kernel count packets and note times meanwhile"
+    )
+    parser.add_argument("--pidfile", metavar="FILE", default=DEFAULT_PIDFILE, help="with -d (%(default)s)")
+    parser.add_argument(
+        "--flush", metavar="TIME", type=duration, default=5.0, help="with -w: write a segment this often (5s)"
+    )
+    parser.add_argument(
+        "--max-flows", metavar="N", type=_count, default=1_000_000, help="flows in memory; more go to disk (1000000)"
+    )
+    parser.add_argument("--receive-buffer", metavar="SIZE", type=size, default=64 << 20, help=SUPPRESS)
+    add_filter_arguments(parser)
+
+
+def run(args: Namespace) -> int:
+    """Checks what can be checked at once, then captures here or in the background."""
+    if args.everything and not args.trace:
+        raise ValueError("-e needs -t: it traces the packets that are no flow, too")
+    for flag, name in ((args.trace, "-t"), (args.owners, "-b")):
+        if flag:
+            raise ValueError(f"{name} comes with a later version")
+    filter_of(args)
+    if args.write is not None:
+        args.write = os.path.abspath(args.write)
+    output = Output(args.output)
+    if not args.daemon:
+        return _capture(args, output, _say, lambda: None)
+    if output.standard:
+        raise ValueError("-d has no standard output: -o FILE")
+    return _background(args, output)
+
+
+def _background(args: Namespace, output: Output) -> int:
+    from conntracker.cli.main import explain
+    from conntracker.daemon import AlreadyRunning, Background, PidFile, detach
+
+    def work(background: Background) -> int:
+        try:
+            pidfile = PidFile(args.pidfile)
+        except AlreadyRunning as error:
+            background.say(str(error))
+            return 1
+        try:
+            return _capture(args, output, background.say, background.ready)
+        finally:
+            pidfile.remove()
+
+    def guarded(background: Background) -> int:
+        try:
+            return work(background)
+        except Exception as error:
+            code, line = explain(error)
+            background.say(line if code is not None else f"{type(error).__name__}: {line}")
+            return 3 if code is None else code
+
+    args.pidfile = os.path.abspath(args.pidfile)
+    return detach(guarded)
+
+
+def _capture(args: Namespace, output: Output, notice: Callable[[str], None], ready: Callable[[], None]) -> int:
+    from conntracker.keeper import Keeper
+    from conntracker.restore import repair
+    from conntracker.tracker import capture
+
+    for line in repair():
+        notice(line)
+    with contextlib.ExitStack() as stack:
+        flows = stack.enter_context(
+            capture(
+                netns=args.netns, filter=filter_of(args), enable=not args.no_enable, accounting=args.accounting,
+                receive_buffer=args.receive_buffer, notice=notice,
+            )
+        )  # fmt: skip
+        recording = _recording(args, flows)
+        if recording is not None:
+            stack.enter_context(recording)
+        keeper = stack.enter_context(Keeper(recording, int(args.flush * 1e6), args.max_flows, notice))
+        requests = stack.enter_context(_signals(flows, notice))
+        notice("capturing; Ctrl-C ends it" if not args.daemon else "capturing; SIGTERM ends it")
+        ready()
+        _loop(args, flows, keeper, requests, lambda: _write_log(output, keeper, notice))
+        keeper.take(flows.finish())
+        keeper.conclude(flows.dumped)
+        return _end(flows, keeper, output, notice)
+
+
+def _recording(args: Namespace, flows: Capture) -> RecordingWriter | None:
+    if args.write is None:
+        return None
+    from conntracker.recording.writer import RecordingWriter
+
+    accounting, timestamps = flows.sysctls()
+    return RecordingWriter(args.write, netns=args.netns, accounting=accounting, timestamps=timestamps)
+
+
+def _loop(
+    args: Namespace, flows: Capture, keeper: Keeper, requests: list[int], write_log: Callable[[], object]
+) -> None:  # fmt: skip
+    end = time.monotonic() + args.duration if args.duration is not None else float("inf")
+    while not flows.stopped and (left := end - time.monotonic()) > 0:
+        keeper.take(flows.poll(min(1.0, left)))
+        keeper.tick()
+        if requests:
+            requests.clear()
+            keeper.take(flows.refresh())
+            write_log()
+
+
+@contextlib.contextmanager
+def _signals(flows: Capture, notice: Callable[[str], None]) -> Iterator[list[int]]:
+    """SIGINT, SIGTERM and a closed terminal end the capture; SIGUSR1 asks for the log."""
+    requests: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        if flows.stopped:
+            os.write(2, b"conntracker: already ending: the log is being written\n")
+        flows.stop()
+
+    def ask(number: int, frame: object) -> None:
+        requests.append(number)
+        flows.wake()
+
+    handlers = {signal.SIGINT: end, signal.SIGTERM: end, signal.SIGHUP: end, signal.SIGUSR1: ask}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup(1)
+        del handlers[signal.SIGHUP]
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(flows: Capture, keeper: Keeper, output: Output, notice: Callable[[str], None]) -> int:
+    """The last segment, the log and the summary. What fails is said, and does not keep the rest from being done."""
+    code = 0
+    try:
+        keeper.finish({"events": flows.events, "lost": flows.lost, "undecodable": flows.decoder.undecodable})
+    except OSError as error:
+        notice(f"the end of the recording is not written: {error.strerror or error}")
+        code = 3
+    code = max(code, _write_log(output, keeper, notice))
+    for line in summary(flows, keeper):
+        notice(line)
+    return code
+
+
+def _write_log(output: Output, keeper: Keeper, notice: Callable[[str], None]) -> int:
+    try:
+        with output.open() as stream:
+            lines = keeper.write_log(stream)
+    except BrokenPipeError:
+        from conntracker.cli.main import closed
+
+        return closed()
+    except OSError as error:
+        notice(f"{output.path}: {error.strerror or error}: the log is not written")
+        return 3
+    notice(f"{'standard output' if output.standard else output.path}: {lines:,} lines")
+    return 0
+
+
+def summary(flows: Capture, keeper: Keeper) -> list[str]:
+    """What a person should know at the end, in lines."""
+    lines = [f"{keeper.count()}, {flows.events:,} events, {flows.lost:,} lost"]
+    lines += [_loss_line(loss.kind, loss.since, loss.until, loss.events) for loss in keeper.losses]
+    if flows.decoder.unknown:
+        lines.append(f"{flows.decoder.unknown:,} attributes of a newer kernel were passed over")
+    off = [name for name, on in zip(("counters", "times"), flows.sysctls(), strict=True) if not on]
+    if off:
+        lines.append(f"the kernel keeps no {' and no '.join(off)} here: --accounting switches them on meanwhile")
+    return lines
+
+
+def _loss_line(kind: str, since: int, until: int, events: int | None) -> str:
+    clocks = [time.strftime("%H:%M:%S", time.localtime(t // 1_000_000)) for t in (since, until)]
+    window = f"{clocks[0]}.{since // 1000 % 1000:03} to {clocks[1]}.{until // 1000 % 1000:03}"
+    what = {
+        "events": f"{events:,} events lost: flows that began and ended then may be missing",
+        "undecodable": f"{events:,} messages could not be decoded",
+        "untracked": "connection tracking was off: flows then are missing",
+    }  # fmt: skip
+    return f"{window}: {what[kind]}"
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        say(line)
+        sys.stderr.flush()
+
+
+def duration(text: str) -> float:
+    """A time span in seconds: 30s, 5m, 1.5h, 200ms, or a plain number of seconds. For argparse."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", text)
+    if match is None:
+        raise ArgumentTypeError(f"{text!r} is not a time like 30s, 5m or 1h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def size(text: str) -> int:
+    """A number of bytes: 64M, 512K. For argparse."""
+    match = re.fullmatch(r"(\d+)([KMG]?)", text)
+    if match is None or int(match[1]) * _SIZES[match[2]] >= 1 << 30:
+        raise ArgumentTypeError(f"{text!r} is not a size like 512K or 64M, below 1G")
+    return int(match[1]) * _SIZES[match[2]]
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)

@@ -1,0 +1,107 @@
+"""Entry point: finds the command, and turns every error into one clear line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from typing import NoReturn
+
+from conntracker import __version__
+
+# Command to (module, what it does). The capture is what the program does without a command.
+COMMANDS = {
+    "events": ("conntracker.cli.events", "print events as they come"),
+    "show": ("conntracker.cli.show", "print, filter and sum up a recording"),
+    "doctor": ("conntracker.cli.doctor", "say what this host lacks, and what to do"),
+    "lab": ("conntracker.cli.lab", "a router, a client and a server in private namespaces, with real traffic"),
+}
+CAPTURE = ("conntracker.cli.capture", "Log every TCP, UDP and ICMP flow that connection tracking sees.")
+
+# 0 done, 1 the answer is no, 2 usage or bad input, 3 something is missing: privilege, kernel feature, library, room
+BAD_INPUT, MISSING = 2, 3
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the whole usage."""
+        self.exit(BAD_INPUT, f"conntracker: {message} ('{self.prog} --help' lists what there is)\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return closed()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else BAD_INPUT
+    except Exception as error:
+        code, line = explain(error)
+        if code is None:
+            raise
+        with contextlib.suppress(OSError):
+            print(f"conntracker: {line}", file=sys.stderr)
+        return code
+
+
+def _run(arguments: list[str]) -> int:
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if name is not None and name not in COMMANDS:
+        raise ValueError(f"no command {name!r}; there are: {', '.join(COMMANDS)}, and the capture without a command")
+    module_name, purpose = COMMANDS[name] if name else CAPTURE
+    module = importlib.import_module(module_name)
+    prog = f"conntracker {name}" if name else "conntracker"
+    about = purpose[0].upper() + purpose[1:]
+    parser = _Parser(prog=prog, description=about, allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter)
+    if name is None:
+        parser.epilog = "commands (conntracker COMMAND --help):\n" + "\n".join(
+            f"  {command:<10} {text}" for command, (_, text) in COMMANDS.items()
+        )
+        parser.add_argument("--version", action="version", version=f"conntracker {__version__}")
+    module.add_arguments(parser)
+    code: int = module.run(parser.parse_args(arguments[1:] if name else arguments))
+    return code
+
+
+def closed() -> int:
+    """The reader of our output has seen enough: that is its right, and no error."""
+    with contextlib.suppress(OSError):
+        print("conntracker: the output was closed before everything was written", file=sys.stderr)
+    # What Python still holds back for standard output has nowhere to go.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
+
+
+def explain(error: Exception) -> tuple[int | None, str]:
+    """(exit code, line) for an error that a user can do something about; (None, …) for a mistake of ours."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError):
+        return _explain_system(error)
+    if isinstance(error, ImportError):
+        return MISSING, text
+    if type(error).__name__ == "TrackingOff":
+        return MISSING, text
+    if isinstance(error, ValueError):
+        return BAD_INPUT, text
+    return None, text
+
+
+def _explain_system(error: OSError) -> tuple[int, str]:
+    import errno
+
+    said = error.strerror or str(error)
+    line = f"{error.filename}: {said}" if error.filename else said
+    if isinstance(error, PermissionError) and error.filename is None and "CAP_" not in line:
+        line += " (needs CAP_NET_ADMIN: run as root)"
+    wrong = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG}
+    return (BAD_INPUT if error.errno in wrong else MISSING), line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

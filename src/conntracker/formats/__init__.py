@@ -1,0 +1,1 @@
+"""Flows as text. Plain callables."""

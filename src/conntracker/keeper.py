@@ -1,0 +1,149 @@
+"""What a capture keeps: the flow table in memory, the recording on disk, the log at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from conntracker.flows import FlowTable
+from conntracker.formats import log
+from conntracker.model import LOG_GROUPS, Batch, Loss, protocol_name
+from conntracker.recording.writer import RecordingWriter
+from conntracker.tracker import Item, now
+
+_LOGGED = {(family, proto) for _, family, proto in LOG_GROUPS}
+
+
+class Keeper:
+    """Takes in what a capture gives; bounded in memory.
+
+    recording       where flows are kept, every `interval` µs, or None
+    max_flows       beyond this many flows in memory, finished ones go to disk (to a private temporary recording if
+                    there is none); flows that are alive stay, and the kernel's own table bounds them
+    notice          called with a line for a person
+    """
+
+    def __init__(
+        self, recording: RecordingWriter | None, interval: int, max_flows: int, notice: Callable[[str], None]
+    ) -> None:
+        self.table = FlowTable()
+        self.losses: list[Loss] = []
+        self._recording, self._interval, self._notice = recording, interval, notice
+        self._flushed = now()
+        self._max_flows = self._limit = max_flows
+        self._spilled = self._failing = self._private = False
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def take(self, items: Iterable[Item]) -> None:
+        """Batches go into the table, losses into the list and the recording."""
+        for item in items:
+            if isinstance(item, Batch):
+                self.table.apply(item)
+                if len(self.table) > self._limit:
+                    self._make_room()
+            else:
+                self._lose(item)
+
+    def _lose(self, loss: Loss) -> None:
+        self.losses.append(loss)
+        if loss.kind == "events":
+            self.table.conclude_ended(loss.until, now())
+        if self._recording is not None:
+            with self._tolerant():
+                self._recording.loss(loss)
+
+    def tick(self) -> None:
+        """Writes a segment if the interval is over. A full disk is said once, and tried again at the next tick."""
+        time = now()
+        if self._recording is not None and time - self._flushed >= self._interval:
+            self._flushed = time
+            with self._tolerant():
+                self.flush()
+
+    @contextlib.contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._failing:
+                self._notice(f"{error.strerror or error}: kept in memory and tried again")
+            self._failing = True
+        else:
+            self._failing = False
+
+    def flush(self) -> None:
+        """Writes what changed since the last time. Raises OSError; then nothing is lost and it can be tried again."""
+        changed = self.table.changed()
+        if self._recording is None or not changed:
+            return
+        self._recording.append({name: np.concatenate([part[name] for part in changed]) for name in changed[0]})
+        self.table.mark_written()
+
+    def _make_room(self) -> None:
+        """Finished flows go to disk. Without room there, memory may grow to twice its bound; then OSError is raised."""
+        try:
+            self._spill()
+        except OSError as error:
+            if len(self.table) > 2 * self._max_flows:
+                raise
+            self._notice(f"{error.strerror or error}: finished flows stay in memory")
+        self._limit = max(self._max_flows, len(self.table) + self._max_flows // 8)
+
+    def _spill(self) -> None:
+        if self._recording is None:
+            directory = tempfile.mkdtemp(prefix="conntracker-")
+            self._stack.callback(shutil.rmtree, directory, ignore_errors=True)
+            self._recording = self._stack.enter_context(RecordingWriter(directory))
+            self._interval, self._private = 1 << 62, True
+            self._notice(f"more than {self._max_flows:,} flows: finished ones go to {directory} until the end")
+        self.flush()
+        self._spilled = bool(self.table.drop_finished()) or self._spilled
+
+    def finish(self, counters: dict[str, int]) -> None:
+        """The last segment of the recording, and its numbers. Raises OSError."""
+        if self._recording is not None and not self._private:
+            self.flush()
+            self._recording.update_meta(counters=counters)
+
+    def conclude(self, dump_since: int) -> None:
+        """After the last dump: what it did not show has ended, though no event said so (flows older than us)."""
+        self.table.conclude_ended(dump_since, now())
+
+    def write_log(self, out: BinaryIO) -> int:
+        """Writes the whole sorted log and returns its number of lines."""
+        if not self._spilled:
+            return log.write_log(out, self.table.directions)
+        assert self._recording is not None  # noqa: S101
+        self.flush()
+        from conntracker.recording.query import log_directions
+        from conntracker.recording.reader import open_recording
+
+        lines: Counter[str] = Counter()
+        with open_recording(self._recording.path) as recording:
+            for kind, columns in log_directions(recording):
+                log.write_directions(out, kind, columns, lines[kind])
+                lines[kind] += len(columns["sport"])
+        return lines.total()
+
+    def count(self) -> str:
+        """How many flows of which protocol, for the summary."""
+        by_name: Counter[str] = Counter()
+        other = 0
+        for (family, proto), number in self.table.made().items():
+            by_name[protocol_name(proto)] += number
+            other += number if (family, proto) not in _LOGGED else 0
+        text = ", ".join(f"{name} {number:,}" for name, number in by_name.most_common())
+        kept = f"; {other:,} of protocols that the log does not show" if other else ""
+        return f"{self.table.seen:,} flows ({text}{kept})" if text else "0 flows"

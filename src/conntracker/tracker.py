@@ -1,0 +1,284 @@
+"""The capture: what the kernel says of its connections, as batches and losses, for as long as one likes.
+
+    with conntracker.capture() as capture:
+        for item in capture:            # model.Batch or model.Loss
+            ...
+
+It subscribes first and dumps the table then, so that nothing falls between the two. When the kernel drops events, the
+table is dumped again, and a Loss says which window of time may be incomplete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+from conntracker.filters import Filter
+from conntracker.model import Batch, DecodeError, Loss
+from conntracker.restore import Changes, read_sysctl
+from conntracker.sources import conntrack
+from conntracker.sources.fullness import Gauge
+from conntracker.sources.netns import Namespace
+from conntracker.tracking import Tracking
+from conntracker.wire.columns import Decoder
+
+Item = Batch | Loss
+
+ACCOUNTING = "net/netfilter/nf_conntrack_acct"
+TIMESTAMPS = "net/netfilter/nf_conntrack_timestamp"
+
+# Waking up for each event costs ten times what events cost in heaps: after the first, wait a little for more.
+_NAP = 0.005
+_OLDEST = 0.05  # and never keep one longer than this
+_TRICKLE = 64  # when fewer came in a nap, the next one is long
+_REDUMP_PAUSE = 1_000_000  # µs between two dumps while events keep being lost
+
+
+def now() -> int:
+    """Microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+class Capture:
+    """See `capture`. Counts: `events`, `lost` (dropped by the kernel), `decoder.undecodable`, `decoder.unknown`."""
+
+    def __init__(
+        self, namespace: Namespace, wanted: Filter, enable: bool, accounting: bool, receive_buffer: int,
+        dump: bool, notice: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.namespace, self._filter, self._notice = namespace, wanted, notice
+        self._enable, self._accounting, self._receive_buffer, self._dumps = enable, accounting, receive_buffer, dump
+        self.events = self.lost = 0
+        self.decoder = Decoder()
+        self.stopped = False
+        self._undecodable = 0
+        self._dump: conntrack.Dump | None = None
+        self._dump_since = self.dumped = 0  # when the last dump was asked for; the last one that is whole
+        self._dump_anew = False
+        self._loss: Loss | None = None  # being repaired
+        self._calm = self._redumped = now()
+        self._stack = contextlib.ExitStack()
+
+    # --- begin and end -----------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Capture:
+        try:
+            with self.namespace:
+                self._open()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _open(self) -> None:
+        self._stack.callback(self.namespace.close)
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        for fd in (self._wake_read, self._wake_write):
+            self._stack.callback(os.close, fd)
+        conntrack.require()
+        if self._accounting:
+            self._change()
+        gauge = Gauge()
+        self._stack.callback(gauge.close)
+        self.tracking = Tracking(self.namespace, gauge, self._enable, self._notice)
+        self._stack.callback(self.tracking.close)
+        # The probe first, so that its own datagram is no event; then the subscription, since flows that begin while
+        # nobody listens never send events (nf_conntrack_events=2, the default); then tracking, then the dump.
+        self.tracking.probe()
+        self._socket = conntrack.EventSocket(self._receive_buffer)
+        self._stack.callback(self._socket.close)
+        self.tracking.begin()
+        self._calm = now()
+        if self._dumps:
+            self._begin_dump()
+
+    def _change(self) -> None:
+        changes = Changes(self.namespace)
+        self._stack.callback(lambda: [self._notice(line) for line in changes.release()])
+        for name in (ACCOUNTING, TIMESTAMPS):
+            if changes.set(name, "1"):
+                self._notice(f"{name.replace('/', '.')} set to 1; it will be put back")
+
+    def stop(self) -> None:
+        """Ends the iteration soon. Safe in a signal handler and from another thread."""
+        self.stopped = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Makes a `poll` that waits return. Safe in a signal handler and from another thread."""
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b"x")
+
+    def sysctls(self) -> tuple[bool, bool]:
+        """Whether the kernel counts packets, and whether it notes when flows begin and end."""
+        with self.namespace:
+            accounting, timestamps = (read_sysctl(name) == "1" for name in (ACCOUNTING, TIMESTAMPS))
+        return accounting, timestamps
+
+    # --- the loop ----------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Item]:
+        while not self.stopped:
+            yield from self.poll(1.0)
+        yield from self.finish()
+
+    def poll(self, timeout: float) -> list[Item]:
+        """What came, after waiting for at most `timeout` seconds; an empty list if nothing did."""
+        if self._dump is None:
+            ready = conntrack.wait([self._socket.fileno(), self._wake_read], timeout)
+            if self._wake_read in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_read, 64)
+        items: list[Item] = self._drain()
+        items += self._watch_loss()
+        if self._dump is not None:
+            items += self._step_dump()
+        items += self.tracking.check(now())
+        return items
+
+    def finish(self) -> Iterator[Item]:
+        """What is still waiting, and a last dump: it refreshes the counters of the flows alive."""
+        yield from self._drain()
+        yield from self._watch_loss()
+        for _ in range(3):  # a dump that is followed by a loss is worth another one, but not for ever
+            if self._dumps:
+                yield from self.refresh()
+            yield from self._drain()
+            yield from self._watch_loss()
+            if self._loss is None:
+                break
+        if self._loss is not None:
+            yield self._loss
+            self._loss = None
+        yield from self.tracking.end(now())
+
+    def refresh(self) -> Iterator[Item]:
+        """A dump, now: the counters of living flows as they are. Events go on."""
+        if self._dump is None:
+            self._begin_dump()
+        while self._dump is not None:
+            yield from self._drain()
+            yield from self._step_dump()
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    def _drain(self) -> list[Item]:
+        """Everything that waits on the socket, in batches of at most a ring's size."""
+        items: list[Item] = []
+        while True:
+            self._collect()
+            full = not self._socket.room
+            items += self._decode()
+            if not full:
+                return items
+
+    def _collect(self) -> None:
+        """Fills the ring, napping between two looks for as long as events are few and young."""
+        count = self._socket.receive()
+        if not count or self._dump is not None or self.stopped:
+            return
+        oldest = time.monotonic()
+        nap = _NAP
+        while self._socket.room and time.monotonic() - oldest < _OLDEST:
+            time.sleep(nap)
+            count = self._socket.receive()
+            nap = _NAP if count >= _TRICKLE else max(0.0, _OLDEST - (time.monotonic() - oldest))
+
+    def _decode(self) -> list[Batch]:
+        rows, lengths = self._socket.take()
+        self.events += len(rows)
+        return self._wanted(self.decoder.decode_rows(rows, lengths, now())) if len(rows) else []
+
+    def _wanted(self, batches: list[Batch]) -> list[Batch]:
+        if not self._filter:
+            return batches
+        masks = [(batch, self._filter.mask(batch)) for batch in batches]
+        chosen = [batch if mask is None else batch.take(mask) for batch, mask in masks]
+        return [batch for batch in chosen if len(batch)]
+
+    # --- losses ------------------------------------------------------------------------------------------------
+
+    def _watch_loss(self) -> list[Item]:
+        """Opens a loss when the kernel dropped events or we could not read one; asks for a dump to repair it."""
+        dropped, undecodable, when = self._socket.drops(), self.decoder.undecodable, now()
+        losses: list[Item] = []
+        if undecodable > self._undecodable:
+            losses.append(Loss(self._calm, when, "undecodable", undecodable - self._undecodable))
+            self._undecodable = undecodable
+        if dropped > self.lost:
+            since, before = (self._calm, 0) if self._loss is None else (self._loss.since, self._loss.events or 0)
+            self._loss = Loss(since, when, "events", before + dropped - self.lost)
+            self.lost, self._dump_anew = dropped, True
+        elif self._loss is None:
+            self._calm = when
+        if self._loss is not None and self._dump is None:
+            if not self._dumps:
+                losses.append(self._loss)
+                self._loss, self._calm = None, when
+            elif when - self._redumped > _REDUMP_PAUSE:
+                self._begin_dump()
+        return losses
+
+    # --- dumps -------------------------------------------------------------------------------------------------
+
+    def _begin_dump(self) -> None:
+        self._dump_since = self._redumped = now()
+        self._dump_anew = False
+        with self.namespace:
+            self._dump = conntrack.Dump()
+
+    def _step_dump(self) -> list[Item]:
+        """The next piece of the dump; with its last piece, the loss that it repaired."""
+        dump = self._dump
+        assert dump is not None  # noqa: S101
+        try:
+            words, offsets = dump.step()
+        except DecodeError:
+            dump.close()
+            self._dump = None
+            raise
+        items: list[Item] = []
+        items += self._wanted(self.decoder.decode_buffer(words, offsets, now(), self._dump_since))
+        if dump.done:
+            self._dump, self.dumped = None, self._dump_since
+            if self._loss is not None and not self._dump_anew:
+                items.append(Loss(self._loss.since, self._dump_since, "events", self._loss.events))
+                self._loss = None
+                self._calm = now()
+        return items
+
+
+def capture(
+    *,
+    netns: str | None = None,
+    filter: Filter | None = None,
+    enable: bool = True,
+    accounting: bool = False,
+    receive_buffer: int = conntrack.DEFAULT_RECEIVE_BUFFER,
+    dump: bool = True,
+    notice: Callable[[str], None] = lambda line: None,
+) -> Capture:
+    """Captures the flows of a network namespace: a context manager to iterate over.
+
+    netns            name, process id or path of another namespace; None for the current one
+    filter           which flows to give out, see Filter.parse; None for all
+    enable           switch connection tracking on where it is off, by a table that the kernel removes with this process
+    accounting       switch packet counters and timestamps on, and put them back at the end
+    receive_buffer   bytes asked for the event socket
+    dump             begin with the flows that are open already, and end with their counters
+    notice           called with a line for a person when something is changed or goes wrong
+
+    Entering raises PermissionError without CAP_NET_ADMIN, OSError where the kernel lacks what it takes, ImportError
+    without libnftables where tracking has to be switched on. Iterating gives Batch and Loss in the order of arrival
+    until `stop` is called. A Loss of kind 'events' comes when the dump that ends its window has been given out.
+    """
+    namespace = Namespace.current() if netns is None else Namespace.find(netns)
+    return Capture(namespace, filter or Filter(), enable, accounting, receive_buffer, dump, notice)

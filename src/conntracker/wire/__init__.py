@@ -1,0 +1,1 @@
+"""Bytes of the kernel to columns or records. Pure: no sockets, no files."""

@@ -1,0 +1,372 @@
+"""Conntrack messages, thousands at a time: equal shapes are decoded together, column by column.
+
+Messages of one length and type nearly always have the same attributes in the same places. A `Shape` is learnt from one
+message by the plain walk of `wire.conntrack`; every other message is held against it header word by header word, so
+that a shape never reads a message that it does not describe exactly. What fits no shape is walked alone; what cannot
+be decoded is counted, never fatal.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conntracker.model import DUMP, NO_STATE, U32, U64, UNKNOWN, Batch, DecodeError
+from conntracker.wire import conntrack, netlink
+
+Index: TypeAlias = NDArray[np.intp]
+Columns: TypeAlias = dict[str, NDArray[Any]]
+
+COUNTERS = ("packets", "bytes", "reply_packets", "reply_bytes", "start", "stop")
+PORT_FIELDS = ("sport", "dport", "icmp_id", "icmp_type", "icmp_code", "zone", "proto")
+MAX_SHAPES = 64  # for one length and type; beyond it, messages of new shapes are walked one by one
+_HEADER_WORDS = netlink.HEADER.size // 4
+
+
+class Shape:
+    """Where the fields of one kind of message stand.
+
+    positions, expected   words that must be equal: type and flags, nfgenmsg, every attribute header
+    word                  field to the index of the 32-bit word its payload begins at
+    """
+
+    __slots__ = ("event", "expected", "family", "has_ports", "icmp", "positions", "unknown", "word")
+
+    def __init__(self, message: bytes) -> None:
+        """Learns from one message. Raises DecodeError as `conntrack.decode_message` does."""
+        record = conntrack.decode_message(message)
+        if len(message) % 4:
+            raise DecodeError("length is no multiple of four", len(message))
+        positions, self.word = [1, _HEADER_WORDS], {}
+        for path, header, payload, _ in conntrack.walk(message, netlink.BODY, len(message)):
+            positions.append(header // 4)
+            if path in conntrack.FIELDS:
+                self.word[conntrack.FIELDS[path][0]] = payload // 4
+        self.event, self.family, self.unknown = record.kind, record.family, record.unknown
+        self.positions = np.array(positions, np.intp)
+        self.expected = np.frombuffer(message, np.uint32)[self.positions][:, None].copy()
+        self.icmp = {prefix: prefix + "icmp_type" in self.word for prefix in ("", "reply_")}
+        self.has_ports = {prefix: prefix + "sport" in self.word for prefix in ("", "reply_")}
+
+    def fits(self, words: U32) -> NDArray[np.bool_]:
+        """Which messages (columns of the word-major matrix) have this shape."""
+        difference = words[self.positions]
+        difference ^= self.expected
+        fits: NDArray[np.bool_] = np.bitwise_or.reduce(difference, axis=0) == 0
+        return fits
+
+    def columns(self, words: U32) -> Columns:
+        """The columns of a Batch, by name, from the word-major matrix of messages that fit."""
+        n = words.shape[1]
+        big = {name: _host(words[at]) for name, at in self.word.items() if not name.endswith(("6", "4"))}
+        out: Columns = {"event": np.full(n, self.event, np.uint8)}
+        for prefix in ("", "reply_"):
+            self._addresses(out, prefix, words)
+            out[prefix + "ports"] = self._ports(prefix, big, n)
+        for name in ("id", "status", "mark"):
+            out[name] = big[name] if name in big else np.zeros(n, np.uint32)
+        state = big.get("tcp_state")
+        out["tcp_state"] = np.full(n, NO_STATE, np.uint8) if state is None else (state >> 24).astype(np.uint8)
+        for name in COUNTERS:
+            if name in self.word:
+                out[name] = _wide(words, self.word[name])
+        return out
+
+    def _addresses(self, out: Columns, prefix: str, words: U32) -> None:
+        src, dst = (self.word.get(f"{prefix}{end}{self.family}") for end in ("src", "dst"))
+        for i in range(1 if self.family == 4 else 4):
+            at = (src, dst)[i // 2] if self.family == 6 else src
+            name = f"{prefix}addresses{i}"
+            if src is None or dst is None or at is None:
+                out[name] = np.zeros(words.shape[1], np.uint64)
+            elif self.family == 6:
+                out[name] = _wide(words, at + 2 * (i % 2))
+            else:
+                out[name] = _join(_host(words[src]), _host(words[dst]))
+
+    def _ports(self, prefix: str, big: dict[str, U32], n: int) -> U64:
+        """Payloads start at a word, so a 16-bit field is its upper half and an 8-bit field its uppermost byte."""
+        if self.has_ports[prefix]:
+            high = big[prefix + "sport"] & np.uint32(0xFFFF0000)
+            if prefix + "dport" in big:
+                high |= big[prefix + "dport"] >> np.uint32(16)
+        elif self.icmp[prefix]:
+            high = (big[prefix + "icmp_type"] >> np.uint32(24)) << np.uint32(8)
+            if prefix + "icmp_code" in big:
+                high |= big[prefix + "icmp_code"] >> np.uint32(24)
+            if prefix + "icmp_id" in big:
+                high |= big[prefix + "icmp_id"] & np.uint32(0xFFFF0000)
+        else:
+            high = np.zeros(n, np.uint32)
+        low = np.zeros(n, np.uint32)
+        if prefix + "proto" in big:
+            low |= (big[prefix + "proto"] >> np.uint32(24)) << np.uint32(8)
+        if "zone" in big:
+            low |= big["zone"] & np.uint32(0xFFFF0000)
+        return _join(high, low)
+
+
+if sys.byteorder == "little":
+
+    def _host(word: U32) -> U32:
+        """A big-endian 32-bit payload as numbers."""
+        return word.byteswap()
+else:
+
+    def _host(word: U32) -> U32:
+        return word.copy()
+
+
+def _join(high: U32, low: U32) -> U64:
+    joined = high.astype(np.uint64)
+    joined <<= np.uint64(32)
+    joined |= low
+    return joined
+
+
+def _wide(words: U32, at: int) -> U64:
+    """A big-endian 64-bit payload as numbers."""
+    return _join(_host(words[at]), _host(words[at + 1]))
+
+
+class _Rows:
+    """Datagrams in rows of equal stride."""
+
+    def __init__(self, rows: U32, received: U32) -> None:
+        self.rows, self.received = rows, received
+        self.lengths, self.kinds = rows[:, 0], rows[:, 1] & np.uint32(0xFFFF)
+        self.whole = (received == self.lengths) & (received <= rows.shape[1] * 4) & (received >= netlink.BODY)
+
+    def gather(self, index: Index, words: int) -> U32:
+        """Word-major matrix of the first `words` words of these messages."""
+        rows = self.rows if len(index) == len(self.rows) else self.rows[index]
+        return np.ascontiguousarray(rows[:, :words].T)
+
+    def message(self, i: int) -> bytes:
+        return bytes(self.rows[i])[: int(self.received[i])]
+
+
+class _Buffer:
+    """Messages back to back."""
+
+    def __init__(self, words: U32, offsets: Index) -> None:
+        self.words, self.offsets = words, offsets
+        self.lengths, self.kinds = words[offsets], words[offsets + 1] & np.uint32(0xFFFF)
+        self.whole = self.lengths >= netlink.BODY
+
+    def gather(self, index: Index, words: int) -> U32:
+        """Word-major matrix of these messages, which all have this many words."""
+        if len(index) == len(self.offsets) and len(index) * words == len(self.words):
+            return np.ascontiguousarray(self.words.reshape(-1, words).T)
+        return self.words.take(self.offsets[index][None, :] + np.arange(words)[:, None])
+
+    def message(self, i: int) -> bytes:
+        start, length = int(self.offsets[i]), int(self.lengths[i])
+        return bytes(self.words[start : start + netlink.align(length) // 4])[:length]
+
+
+@dataclass(slots=True)
+class Decoder:
+    """Decodes rows of messages; keeps the shapes it learnt, and counts.
+
+    walked        messages that were walked alone
+    undecodable   messages that could not be decoded (each is lost)
+    unknown       attributes passed over because this version does not know them
+    """
+
+    walked: int = 0
+    undecodable: int = 0
+    unknown: int = 0
+    _shapes: dict[int, list[Shape]] = field(default_factory=dict)
+
+    def decode_rows(self, rows: U32, lengths: U32, time: int) -> list[Batch]:
+        """Events, one whole datagram a row.
+
+        rows      uint32[n, stride / 4], host byte order as received
+        lengths   uint32[n]: bytes received in each row
+        time      µs since the epoch, kept in the batches
+
+        Returns at most one batch for each IP version, each in order of arrival.
+        """
+        return self._decode(_Rows(rows, lengths), time)
+
+    def decode_buffer(self, words: U32, offsets: Index, time: int, since: int = 0) -> list[Batch]:
+        """Messages of a dump, which stand back to back.
+
+        words     uint32[m]: the buffer
+        offsets   word index at which each message begins; each lies whole inside the buffer
+        since     when the dump was asked for, kept in the batches
+        """
+        batches = self._decode(_Buffer(words, offsets), time)
+        return [replace(b, event=np.full(len(b), DUMP, np.uint8), dump_since=since) for b in batches]
+
+    def _decode(self, source: _Rows | _Buffer, time: int) -> list[Batch]:
+        """Groups messages by length and type, decodes each group by its shapes, and restores their order."""
+        parts: dict[int, list[tuple[Index, Columns]]] = {4: [], 6: []}
+        lengths = source.lengths
+        key = lengths | (source.kinds << np.uint32(16))
+        regular = source.whole & (lengths % 4 == 0) & (lengths < 0x10000)
+        odd = np.flatnonzero(~regular)
+        if not len(odd) and len(key) and (key == key[0]).all():
+            groups = [(int(key[0]), np.arange(len(key)))]
+        else:
+            groups = [(int(k), np.flatnonzero(regular & (key == k))) for k in np.unique(key[regular])]
+        for k, index in groups:
+            left = self._by_shapes(k, index, source.gather(index, (k & 0xFFFF) // 4), parts)
+            odd = np.concatenate([odd, left])
+        for i in odd.tolist():
+            self._alone(i, source.message(i), parts)
+        return [_batch(family, rows, time) for family, rows in parts.items() if rows]
+
+    def _by_shapes(self, key: int, index: Index, words: U32, parts: dict[int, list[tuple[Index, Columns]]]) -> Index:
+        """Decodes what fits a shape, learning as it goes. Returns the rows that have to be walked alone."""
+        shapes = self._shapes.setdefault(key, [])
+        left: list[Index] = []
+        tried = 0
+        while len(index):
+            if tried == len(shapes):
+                if len(shapes) == MAX_SHAPES:
+                    return np.concatenate([*left, index])
+                try:
+                    shapes.append(Shape(words[:, 0].tobytes()))
+                except DecodeError:
+                    left.append(index[:1])
+                    index, words = index[1:], words[:, 1:]
+                    continue
+            shape = shapes[tried]
+            tried += 1
+            fits = shape.fits(words)
+            if fits.all():
+                good, index, rows = words, index[:0], index
+            elif fits.any():
+                good, rows = words[:, fits], index[fits]
+                words, index = words[:, ~fits], index[~fits]
+            else:
+                continue
+            parts[shape.family].append((rows, shape.columns(good)))
+            self.unknown += shape.unknown * len(rows)
+        return np.concatenate(left) if left else index
+
+    def _alone(self, row: int, data: bytes, parts: dict[int, list[tuple[Index, Columns]]]) -> None:
+        """One row that fits no shape: it may hold several messages, or none that makes sense."""
+        offset = 0
+        while offset < len(data):
+            length = int.from_bytes(data[offset : offset + 4], sys.byteorder)
+            message = data[offset : offset + length]
+            offset += max(netlink.align(length), netlink.HEADER.size)
+            try:
+                record = conntrack.decode_message(message)
+            except DecodeError:
+                self.undecodable += 1
+                continue
+            self.walked += 1
+            self.unknown += record.unknown
+            parts[record.family].append((np.array([row], np.intp), _record_columns(record)))
+
+
+def _record_columns(record: conntrack.Record) -> Columns:
+    """The columns of a Batch with one row."""
+    get = record.fields.get
+    out: Columns = {"event": np.array([record.kind], np.uint8)}
+    for prefix in ("", "reply_"):
+        src, dst = get(prefix + "src", 0), get(prefix + "dst", 0)
+        if prefix + "src" not in record.fields or prefix + "dst" not in record.fields:
+            src = dst = 0
+        low = 2**64 - 1
+        words = (src << 32 | dst,) if record.family == 4 else (src >> 64, src & low, dst >> 64, dst & low)
+        out |= {f"{prefix}addresses{i}": np.array([word], np.uint64) for i, word in enumerate(words)}
+        first, second = get(prefix + "sport", 0), get(prefix + "dport", 0)
+        if prefix + "sport" not in record.fields:
+            first = second = 0
+            if prefix + "icmp_type" in record.fields:
+                first = get(prefix + "icmp_id", 0)
+                second = get(prefix + "icmp_type", 0) << 8 | get(prefix + "icmp_code", 0)
+        ports = first << 48 | second << 32 | get("zone", 0) << 16 | get(prefix + "proto", 0) << 8
+        out[prefix + "ports"] = np.array([ports], np.uint64)
+    for name in ("id", "status", "mark"):
+        out[name] = np.array([get(name, 0)], np.uint32)
+    out["tcp_state"] = np.array([get("tcp_state", NO_STATE)], np.uint8)
+    return out | {name: np.array([get(name)], np.uint64) for name in COUNTERS if name in record.fields}
+
+
+def _batch(family: int, parts: list[tuple[Index, Columns]], time: int) -> Batch:
+    """Joins the groups of one IP version, in the order of their rows."""
+    if len(parts) == 1:
+        index, columns = parts[0]
+        order = None if (index[1:] > index[:-1]).all() else np.argsort(index, kind="stable")
+    else:
+        index = np.concatenate([rows for rows, _ in parts])
+        order = np.argsort(index, kind="stable")
+        columns = _joined(parts)
+    if order is not None:
+        columns = {name: column[order] for name, column in columns.items()}
+    count = 1 if family == 4 else 4
+    addresses = [tuple(columns.pop(f"{prefix}addresses{i}") for i in range(count)) for prefix in ("", "reply_")]
+    fields: dict[str, Any] = {**columns, "addresses": addresses[0], "reply_addresses": addresses[1]}
+    return Batch(family=family, time=time, **fields)
+
+
+def _joined(parts: list[tuple[Index, Columns]]) -> Columns:
+    names = {name: column.dtype for _, columns in parts for name, column in columns.items()}
+    return {
+        name: np.concatenate(
+            [columns[name] if name in columns else np.full(len(rows), UNKNOWN, dtype) for rows, columns in parts]
+        )
+        for name, dtype in names.items()
+    }
+
+
+def message_offsets(words: U32) -> tuple[Index, int, bool]:
+    """Where the messages of a dump's buffer begin.
+
+    words   uint32[m]: whole datagrams back to back, of a dump
+
+    Returns (word index of each message, how many words they cover, whether NLMSG_DONE stands behind them). Found by a
+    scan for the first message's type and sequence, then proven: each message must end where the next begins. If that
+    fails, by walking from header to header. Raises DecodeError where a length is impossible, and OSError with the
+    kernel's number on NLMSG_ERROR.
+    """
+    found = _scan(words)
+    if found is not None:
+        return found
+    return _step(words)
+
+
+def _scan(words: U32) -> tuple[Index, int, bool] | None:
+    if len(words) < _HEADER_WORDS:
+        return None
+    candidates = np.flatnonzero((words[2:-1] == words[2]) & (words[3:] == words[3]))
+    candidates = candidates[words[candidates + 1] == words[1]]
+    if not len(candidates) or candidates[0] != 0:
+        return None
+    lengths = words[candidates]
+    ends = candidates + ((lengths + np.uint32(3)) >> np.uint32(2)).astype(np.intp)
+    chained = (candidates[1:] == ends[:-1]).all()
+    if not chained or words[1] & 0xFFFF in (netlink.NLMSG_ERROR, netlink.NLMSG_DONE):
+        return None
+    end = int(ends[-1])
+    if end == len(words):
+        return candidates, end, False
+    done = end + 1 < len(words) and words[end + 1] & 0xFFFF == netlink.NLMSG_DONE
+    return (candidates, end, True) if done else None
+
+
+def _step(words: U32) -> tuple[Index, int, bool]:
+    at = 0
+    offsets: list[int] = []
+    while at < len(words):
+        length = int(words[at])
+        if length < netlink.HEADER.size or at + netlink.align(length) // 4 > len(words):
+            raise DecodeError(f"netlink message of {length} bytes", at * 4)
+        kind = int(words[at + 1]) & 0xFFFF
+        if kind == netlink.NLMSG_DONE:
+            return np.array(offsets, np.intp), at, True
+        if kind == netlink.NLMSG_ERROR:
+            raise OSError(-int(words[at + 4].astype(np.int32)), "the kernel refused to list connections")
+        offsets.append(at)
+        at += netlink.align(length) // 4
+    return np.array(offsets, np.intp), at, False
