@@ -161,9 +161,12 @@ class Capture:
         yield from self.tracking.end(now())
 
     def refresh(self) -> Iterator[Item]:
-        """A dump, now: the counters of living flows as they are. Events go on."""
-        if self._dump is None:
-            self._begin_dump()
+        """A dump asked for now: the counters of living flows as they are. Events go on."""
+        yield from self._complete_dump()
+        self._begin_dump()
+        yield from self._complete_dump()
+
+    def _complete_dump(self) -> Iterator[Item]:
         while self._dump is not None:
             yield from self._drain()
             yield from self._step_dump()

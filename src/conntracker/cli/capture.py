@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -65,6 +66,10 @@ def run(args: Namespace) -> int:
     filter_of(args)
     if args.write is not None:
         args.write = os.path.abspath(args.write)
+        if os.path.isdir(args.write) and os.listdir(args.write):
+            raise FileExistsError(
+                errno.EEXIST, "the directory is not empty, and nothing in it is overwritten", args.write
+            )
     output = Output(args.output)
     if not args.daemon:
         return _capture(args, output, _say, lambda: None)

@@ -230,9 +230,16 @@ def _ask(kind: int, family: int, body: bytes) -> bool:
                 continue
             number = -struct.unpack_from("=i", message.payload)[0]
             if number not in (0, errno.ENOENT):
-                raise OSError(number, f"asking for a connection: {os.strerror(number)}")
+                raise OSError(number, f"asking conntrack for an entry: {os.strerror(number)}")
             found = found or number == 0
         return found
+
+
+def closed_pipe(fd: int) -> bool:
+    """Whether `fd` is a pipe or socket that nobody reads any more (POLLERR of poll(2))."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(happened & (select.POLLERR | select.POLLHUP) for _, happened in poll.poll(0))
 
 
 def wait(fds: list[int], timeout: float | None) -> list[int]:

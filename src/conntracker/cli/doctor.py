@@ -1,0 +1,183 @@
+"""`conntracker doctor`: what the program needs, what of it is there, and what to do about the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from conntracker.cli.common import say
+
+_CAP_NET_ADMIN = 12  # linux/capability.h
+_BUFFER = 64 << 20
+
+
+class Finding(NamedTuple):
+    """One requirement: 'ok', 'missing' (the main job does not work) or 'note' (something is lost without it)."""
+
+    status: str
+    what: str
+    advice: str = ""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Where to look, and whether to mend."""
+    parser.add_argument("--netns", metavar="NAME|PID", help="look into another network namespace")
+    parser.add_argument("--fix", action="store_true", help="put back what a killed instance left changed")
+
+
+def run(args: Namespace) -> int:
+    """Prints a line for each requirement. Returns 3 if one is missing."""
+    if args.fix:
+        from conntracker.restore import repair
+
+        for line in repair():
+            say(line)
+    missing = 0
+    with _inside(args.netns):
+        for finding in _examine():
+            missing += finding.status == "missing"
+            advice = f": {finding.advice}" if finding.advice else ""
+            sys.stdout.write(f"{finding.status:<8} {finding.what}{advice}\n")
+    return 3 if missing else 0
+
+
+def _inside(netns: str | None) -> contextlib.AbstractContextManager[object]:
+    from conntracker.sources.netns import Namespace as NetworkNamespace
+
+    return NetworkNamespace.find(netns) if netns is not None else contextlib.nullcontext()
+
+
+def _examine() -> Iterator[Finding]:
+    yield _kernel()
+    privileged = _privileged()
+    yield (
+        Finding("ok", "privilege: CAP_NET_ADMIN")
+        if privileged
+        else Finding("missing", "privilege: no CAP_NET_ADMIN", "run as root")
+    )
+    yield from _libraries()
+    yield _conntrack()
+    yield from _sysctls()
+    if privileged:
+        yield from _with_privilege()
+    yield from _leftovers()
+
+
+def _kernel() -> Finding:
+    release = os.uname().release
+    match = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    if version >= (5, 12):
+        return Finding("ok", f"kernel {release}")
+    return Finding(
+        "note", f"kernel {release}", "tables that vanish with their owner need 5.12: switch tracking on by hand"
+    )
+
+
+def _privileged() -> bool:
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("CapEff:"))
+    return bool(int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1)
+
+
+def _libraries() -> Iterator[Finding]:
+    import numpy
+
+    yield Finding("ok", f"numpy {numpy.__version__}")
+    try:
+        import duckdb
+
+        yield Finding("ok", f"duckdb {duckdb.__version__}")
+    except ImportError:
+        yield Finding("note", "no duckdb", "recordings (-w, show) need it: pip install duckdb")
+    from conntracker.sources.nftables import LibraryMissing, Nftables
+
+    try:
+        Nftables().close()
+        yield Finding("ok", "libnftables")
+    except LibraryMissing as error:
+        yield Finding("note", str(error), "it switches connection tracking on where it is off")
+    except OSError as error:
+        yield Finding("note", f"libnftables: {error.strerror or error}", "it switches connection tracking on")
+
+
+def _conntrack() -> Finding:
+    from conntracker.sources.conntrack import require
+
+    try:
+        require()
+    except PermissionError:
+        return Finding(
+            "missing", "conntrack: not allowed to load its modules", "run as root, or modprobe nf_conntrack_netlink"
+        )
+    except OSError as error:
+        return Finding("missing", f"conntrack: {error.strerror or error}")
+    return Finding("ok", "conntrack, with events")
+
+
+def _sysctls() -> Iterator[Finding]:
+    from conntracker.restore import read_sysctl
+    from conntracker.tracker import ACCOUNTING, TIMESTAMPS
+
+    for name, without in ((ACCOUNTING, "packets and bytes"), (TIMESTAMPS, "the kernel's own times")):
+        dotted, value = name.replace("/", "."), read_sysctl(name)
+        if value == "1":
+            yield Finding("ok", f"{dotted} = 1")
+        else:
+            yield Finding(
+                "note", f"{dotted} = {value}", f"flows are logged without {without}; --accounting sets it meanwhile"
+            )
+
+
+def _with_privilege() -> Iterator[Finding]:
+    from conntracker.sources.conntrack import EventSocket, is_tracked
+    from conntracker.sources.fullness import Gauge
+
+    try:
+        states = {4: is_tracked(4), 6: is_tracked(6)}
+        with contextlib.closing(EventSocket(_BUFFER, rows=1)) as socket, contextlib.closing(Gauge()) as gauge:
+            granted, reading = socket.receive_buffer // 2, gauge.read()
+    except OSError as error:
+        yield Finding("missing", f"conntrack events: {error.strerror or error}")
+        return
+    for family, state in states.items():
+        yield {
+            True: Finding("ok", f"connection tracking is on for IPv{family}"),
+            False: Finding("note", f"connection tracking is off for IPv{family}", "a capture switches it on meanwhile"),
+            None: Finding("note", f"cannot tell whether connection tracking is on for IPv{family}",
+                          "loopback is down, or a rule drops a datagram on it; a capture makes sure"),
+        }[state]  # fmt: skip
+    if granted >= _BUFFER:
+        yield Finding("ok", f"receive buffer of {granted >> 20} MB")
+    else:
+        advice = "a user namespace gets no more than net.core.rmem_max; bursts may be lost, and are counted"
+        yield Finding("note", f"receive buffer of {granted >> 10} KB only", advice)
+    text = f"connection table: {reading.count} of {reading.maximum} entries"
+    yield Finding("ok", text) if reading.share < 0.8 else Finding("note", text, "raise net.netfilter.nf_conntrack_max")
+    yield _owned_table()
+
+
+def _owned_table() -> Finding:
+    """Made and removed at once; it holds nothing."""
+    from conntracker.sources.nftables import OwnedTable
+
+    try:
+        OwnedTable("").remove()
+    except (OSError, ImportError) as error:
+        return Finding("note", f"no private table: {error}", "tracking that is off cannot be switched on")
+    return Finding("ok", "private tables with an owner")
+
+
+def _leftovers() -> Iterator[Finding]:
+    from conntracker.restore import leftovers
+
+    found = leftovers()
+    if not found:
+        yield Finding("ok", "nothing left behind by a killed instance")
+    for line in found:
+        yield Finding("note", f"left changed by a killed instance: {line}", "the next start puts it back, or --fix now")

@@ -1,0 +1,146 @@
+"""conntracker show: the flows of a recording, as a table, as JSON, as the text log, or summed up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, BinaryIO
+
+from conntracker.cli.common import (
+    MISSING,
+    add_filter_arguments,
+    error_text,
+    fail,
+    filter_of,
+    output,
+    parse_time,
+    say,
+)
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from conntracker.filters import Filter
+    from conntracker.recording.reader import Recording
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "print a recording"
+
+TABLE_COLUMNS = (
+    "proto", "src", "sport", "dst", "dport", "state", "packets", "bytes", "reply_packets", "reply_bytes", "start",
+    "end",
+)  # fmt: skip
+
+# What a narrow terminal goes without, in this order.
+TABLE_OPTIONAL = ("end", "reply_packets", "packets", "start", "reply_bytes", "bytes", "state")
+GROUPS_OPTIONAL = ("first_seen", "reply_packets", "packets", "last_seen", "reply_bytes")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of `conntracker show`."""
+    parser.add_argument(
+        "-r",
+        "--read",
+        metavar="DIR",
+        action="append",
+        required=True,
+        help="a recording; more than one are shown as one",
+    )
+    parser.add_argument("--format", choices=("table", "json", "log"), default=None, help="default: table")
+    parser.add_argument("--json", action="store_const", dest="format", const="json", help="the same as --format json")
+    parser.add_argument("--since", metavar="TIME", help="flows alive at or after TIME: 2026-01-31T09:30, 09:30, 10m")
+    parser.add_argument("--until", metavar="TIME", help="flows alive at or before TIME")
+    parser.add_argument("--sort", metavar="COLUMN", help="order by a column; -COLUMN (as --sort=-bytes): largest first")
+    parser.add_argument("--group-by", metavar="COLUMNS", help="sums by columns: dst,dport,proto")
+    parser.add_argument("--limit", metavar="N", type=int, help="at most N rows")
+    parser.add_argument("-o", "--output", metavar="FILE", default="-", help="default: - (standard output)")
+    add_filter_arguments(parser)
+
+
+def run(args: Namespace) -> int:
+    """Prints what the options ask for; 0, 2 for bad input (what is readable is printed), 3 without DuckDB."""
+    try:
+        return _show(args)
+    except BrokenPipeError:
+        # Python flushes standard output once more when it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say("the output was closed, stopped there")
+        return 0
+    except ImportError as error:
+        return fail(f"a library is missing: {error} (pip install duckdb)", MISSING)
+    except (ValueError, OSError) as error:
+        return fail(error_text(error))
+
+
+def _show(args: Namespace) -> int:
+    _check(args)
+    wanted = filter_of(args)
+    since, until = (
+        None if text is None else parse_time(option, text)
+        for option, text in (("--since", args.since), ("--until", args.until))
+    )
+    from conntracker.recording.reader import open_recording
+
+    with open_recording(args.read) as recording:
+        with output(args.output) as out:
+            if args.format == "log":
+                _write_log(out, recording, wanted, since, until)
+            else:
+                _write_rows(out, recording, args, (wanted, since, until))
+        _say_losses(recording)
+        for file, why in recording.damaged:
+            say(f"left out {file}: {why}")
+        return 2 if recording.damaged else 0
+
+
+def _check(args: Namespace) -> None:
+    if args.limit is not None and args.limit < 0:
+        raise ValueError(f"--limit: {args.limit} is less than 0")
+    if args.format == "log":
+        for option, value in (("--sort", args.sort), ("--group-by", args.group_by), ("--limit", args.limit)):
+            if value is not None:
+                raise ValueError(f"{option} does not go with --format log, which has an order of its own")
+
+
+def _write_rows(
+    out: BinaryIO, recording: Recording, args: Namespace, where: tuple[Filter, int | None, int | None]
+) -> None:
+    from conntracker.formats.jsonl import FLOW_KEYS, json_lines
+    from conntracker.formats.table import table_lines
+    from conntracker.recording.query import flows_query, groups_query
+
+    if args.group_by is not None:
+        query = groups_query(args.group_by, *where, sort=args.sort, limit=args.limit)
+    else:
+        columns = FLOW_KEYS if args.format == "json" else TABLE_COLUMNS
+        query = flows_query(columns, *where, sort=args.sort, limit=args.limit)
+    chunks = recording.chunks(query)
+    if args.format == "json":
+        for chunk in chunks:
+            out.write("".join(json_lines(chunk)).encode())
+        return
+    optional = TABLE_OPTIONAL if args.group_by is None else GROUPS_OPTIONAL
+    for line in table_lines(chunks, shutil.get_terminal_size().columns, optional):
+        out.write(line.encode())
+
+
+def _write_log(out: BinaryIO, recording: Recording, wanted: Filter, since: int | None, until: int | None) -> None:
+    from conntracker.formats.log import write_directions
+    from conntracker.recording.query import log_directions
+
+    written: Counter[str] = Counter()
+    for kind, columns in log_directions(recording, wanted, since, until):
+        write_directions(out, kind, columns, written[kind])
+        written[kind] += len(columns["sport"])
+
+
+def _say_losses(recording: Recording) -> None:
+    losses = recording.losses
+    if losses:
+        lost = sum(loss.events or 0 for loss in losses)
+        unknown = " or more" if any(loss.events is None for loss in losses) else ""
+        windows = "1 window of time" if len(losses) == 1 else f"{len(losses)} windows of time"
+        say(f"flows may be missing: {lost}{unknown} events were lost in {windows} (see losses in meta.json)")

@@ -1,0 +1,1 @@
+"""Recordings: what one run saw, kept on disk, and questions to it."""

@@ -1,0 +1,249 @@
+"""Reading recordings: one or several directories as one set of flows, the last known state of each."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import closing, contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conntracker.recording.arrow import concatenate, read_stream
+from conntracker.recording.database import Database, file_list, translated
+from conntracker.recording.meta import MetaError, from_text
+from conntracker.recording.schema import COLUMNS, MACROS
+from conntracker.recording.views import VIEW_NAMES, Part, Range, condition, create_states, create_views
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+    from conntracker.filters import Filter
+    from conntracker.model import Loss
+    from conntracker.recording.arrow import Columns
+    from conntracker.recording.meta import Meta
+
+__all__ = ["Flows", "NotARecording", "Recording", "open_recording"]
+
+SEGMENT = re.compile(r"flows-\d{6,}\.parquet", re.ASCII)
+MAGIC = b"PAR1"
+
+
+class NotARecording(ValueError):
+    """A directory that holds no recording, or one of a newer format."""
+
+
+def open_recording(
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    memory_limit: str = "512MB",
+    threads: int | None = None,
+) -> Recording:
+    """Opens a recording, or several as one set of flows.
+
+    What is damaged is left out and listed in `.damaged`. Raises NotARecording for a directory without one, OSError if
+    it cannot be read. DuckDB spills to a private temporary directory beyond memory_limit.
+    """
+    paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+    database = Database(memory_limit, threads)
+    try:
+        return Recording(database, [os.fspath(one) for one in paths])
+    except BaseException:
+        database.close()
+        raise
+
+
+class Recording:
+    """An open recording; a context manager.
+
+    parts     its directories
+    damaged   files that are left out, and why
+
+    Offers two tables to .sql(): `flows`, the last state of each flow, and `states`, every state that was kept.
+    """
+
+    def __init__(self, database: Database, paths: Sequence[str]) -> None:
+        self._database = database
+        self._cursors: list[DuckDBPyConnection] = []
+        self._numbers = count(1)
+        self.damaged: list[tuple[str, str]] = []
+        for macro in MACROS:
+            database.connection.execute(macro)
+        self.parts = tuple(self._open_part(path) for path in paths)
+        for index, part in enumerate(self.parts):
+            with translated():
+                create_states(database.connection, index, part)
+        create_views(database.connection, len(self.parts))
+
+    @property
+    def meta(self) -> Meta | None:
+        """What the first directory says of itself; None if that is lost."""
+        return self.parts[0].meta
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """Windows in which flows may have been missed."""
+        return tuple(loss for part in self.parts if part.meta for loss in part.meta.losses)
+
+    def flows(
+        self,
+        filter: Filter | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Flows:
+        """The flows that a filter wants and whose lifetime overlaps since..until (microseconds since the epoch, UTC).
+
+        columns: names of the view's columns, all of them if not given. Raises ValueError for one that is not there.
+        """
+        chosen = VIEW_NAMES if columns is None else tuple(columns)
+        for name in chosen:
+            if name not in VIEW_NAMES:
+                raise ValueError(f"no column {name!r}; there are: {', '.join(VIEW_NAMES)}")
+        select = ", ".join(f'"{name}"' for name in chosen)
+        return Flows(self, f"SELECT {select} FROM flows WHERE {condition(filter, since, until)}")  # noqa: S608
+
+    def sql(self, text: str) -> DuckDBPyRelation:
+        """The answer to an SQL query on `flows` and `states`, as a DuckDB relation. Raises duckdb.Error."""
+        # A cursor of its own: a query would end the streams that still run on the same one. With the last reference to
+        # a cursor its relations die (DuckDB 1.4).
+        cursor = self._database.connection.cursor()
+        self._cursors.append(cursor)
+        return cursor.sql(text)
+
+    def chunks(self, text: str) -> Iterator[Columns]:
+        """The answer to an SQL query as dicts of numpy columns (see arrow.read_stream). Raises OSError."""
+        with translated(), closing(self._database.connection.cursor()) as cursor:
+            yield from read_stream(cursor.sql(text))
+
+    @contextmanager
+    def kept(self, query: str) -> Iterator[str]:
+        """The name of a table with the answer to a query, in memory or spilled, as long as the block lasts."""
+        name = f"kept_{next(self._numbers)}"
+        connection = self._database.connection
+        with translated():
+            connection.execute(f"CREATE TABLE {name} AS {query}")
+        try:
+            yield name
+        finally:
+            # The recording may have been closed before a generator that was never finished.
+            with suppress(OSError), translated():
+                connection.execute(f"DROP TABLE {name}")
+
+    def close(self) -> None:
+        """Ends all that still reads from it."""
+        self._database.close()
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_part(self, path: str) -> Part:
+        names = sorted(name for name in _list(path) if SEGMENT.fullmatch(name))
+        meta = self._read_meta(path, bool(names))
+        segments = []
+        for name in names:
+            why = _why_unreadable(os.path.join(path, name))
+            if why:
+                self.damaged.append((os.path.join(path, name), why))
+            else:
+                segments.append(os.path.join(path, name))
+        return Part(path, meta, self._ranges(segments))
+
+    def _read_meta(self, path: str, has_segments: bool) -> Meta | None:
+        file = os.path.join(path, "meta.json")
+        try:
+            return from_text(Path(file).read_text(encoding="utf-8", errors="replace"))
+        except FileNotFoundError:
+            why = "missing"
+            if not has_segments:
+                raise NotARecording(f"{path}: not a recording (no meta.json, no segments)") from None
+        except MetaError as error:
+            why = str(error)
+            if "newer" in why or not has_segments:
+                raise NotARecording(f"{path}: {why}") from None
+        self.damaged.append((file, why))
+        return None
+
+    def _ranges(self, segments: list[str]) -> dict[str, Range]:
+        """The range of flow numbers in each segment that DuckDB can read and that has the columns that belong there."""
+        try:
+            return self._footers(segments)
+        except OSError as error:
+            if len(segments) == 1:
+                self.damaged.append((segments[0], error.strerror or str(error)))
+                return {}
+            middle = len(segments) // 2
+            return self._ranges(segments[:middle]) | self._ranges(segments[middle:])
+
+    def _footers(self, segments: list[str]) -> dict[str, Range]:
+        if not segments:
+            return {}
+        names = ", ".join(f"'{name}'" for name, _, _ in COLUMNS)
+        query = (
+            "SELECT parse_filename(file_name),"  # noqa: S608
+            " min(CASE WHEN path_in_schema = 'flow' THEN try_cast(stats_min_value AS UBIGINT) END),"
+            " max(CASE WHEN path_in_schema = 'flow' THEN try_cast(stats_max_value AS UBIGINT) END)"
+            f" FROM parquet_metadata({file_list(segments)}) WHERE path_in_schema IN ({names})"
+            f" GROUP BY file_name HAVING count(DISTINCT path_in_schema) = {len(COLUMNS)}"
+        )
+        with translated():
+            ranges = {name: (low, high) for name, low, high in self._database.connection.execute(query).fetchall()}
+        if len(ranges) != len(segments):
+            raise OSError(0, "not a segment of a recording")
+        return {segment: ranges[os.path.basename(segment)] for segment in segments}
+
+
+class Flows:
+    """Flows of a recording: iterate for dicts of numpy columns (see arrow.read_stream), in bounded memory.
+
+    Libraries that read the Arrow C stream take it as it is: `polars.DataFrame(flows)`.
+    """
+
+    def __init__(self, recording: Recording, query: str) -> None:
+        self._recording = recording
+        self._query = query
+
+    def __iter__(self) -> Iterator[Columns]:
+        return self._recording.chunks(self._query)
+
+    def __len__(self) -> int:
+        with translated():
+            rows = self._recording.sql(f"SELECT count(*) FROM ({self._query})").fetchall()  # noqa: S608
+            return int(rows[0][0])
+
+    def numpy(self) -> Columns:
+        """All rows in one dict of columns."""
+        return concatenate(iter(self))
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        with translated():
+            return self._recording.sql(self._query).__arrow_c_stream__(requested_schema)
+
+
+def _list(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except NotADirectoryError:
+        raise NotARecording(f"{path}: not a recording (a recording is a directory)") from None
+
+
+def _why_unreadable(path: str) -> str | None:
+    """Why a file cannot be a whole Parquet file, at the cost of a few bytes."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(4)
+        if size < 12 or head != MAGIC:
+            return "not a Parquet file" if size >= 4 else "cut short"
+        file.seek(-8, os.SEEK_END)
+        tail = file.read(8)
+    if tail[4:] != MAGIC or int.from_bytes(tail[:4], "little") > size - 12:
+        return "cut short"
+    return None

@@ -1,0 +1,96 @@
+"""The original's log."""
+
+from __future__ import annotations
+
+import io
+import socket
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conntracker.formats import log
+from conntracker.model import LOG_GROUPS, U32, U64
+
+Line = tuple[int, int, int, int]
+
+
+def written(label: str, lines: list[Line]) -> bytes:
+    """The log of the directions of one group."""
+    wanted = next((family, proto) for name, family, proto in LOG_GROUPS if name == label)
+    bits = 8 if label.startswith("ICMP") else 16
+
+    def directions(family: int, proto: int) -> tuple[tuple[U64, ...], U32]:
+        chosen = lines if (family, proto) == wanted else []
+        low = 2**64 - 1
+        if family == 4:
+            words = [[src << 32 | dst for src, dst, _, _ in chosen]]
+        else:
+            words = [
+                [v[i] >> 64 if high else v[i] & low for v in chosen] for i, high in ((0, 1), (0, 0), (1, 1), (1, 0))
+            ]
+        ports = np.array([first << bits | second for _, _, first, second in chosen], np.uint32)
+        return tuple(np.array(word, np.uint64) for word in words), ports
+
+    out = io.BytesIO()
+    assert log.write_log(out, directions) == len(set(lines))
+    return out.getvalue()
+
+
+def expected(label: str, lines: list[Line]) -> bytes:
+    """The same, a line at a time."""
+    out = []
+    domain, size = (socket.AF_INET, 4) if label.endswith("4") else (socket.AF_INET6, 16)
+    for i, (src, dst, first, second) in enumerate(sorted(set(lines))):
+        a, b = (socket.inet_ntop(domain, end.to_bytes(size, "big")) for end in (src, dst))
+        if label.startswith("ICMP"):
+            out.append(f"{label:>6} [{i:12}] src = {a} to dst = {b} (type={first} | code={second})\n")
+        else:
+            out.append(f"{label:>6} [{i:12}] src = {a} (port={first}) to dst = {b} (port={second}) (-)\n")
+    return "".join(out).encode()
+
+
+def test_the_lines_of_the_original() -> None:
+    """Blanks, brackets, numbering and order are the original's, byte for byte."""
+    ours, theirs = (int.from_bytes(socket.inet_aton(a), "big") for a in ("10.250.97.151", "10.250.97.1"))
+    assert written("TCPv4", [(ours, theirs, 677, 2049), (theirs, ours, 2049, 677)]) == (
+        b" TCPv4 [           0] src = 10.250.97.1 (port=2049) to dst = 10.250.97.151 (port=677) (-)\n"
+        b" TCPv4 [           1] src = 10.250.97.151 (port=677) to dst = 10.250.97.1 (port=2049) (-)\n"
+    )
+    assert written("ICMPv4", [(ours, 0x08080404, 8, 0)]) == (
+        b"ICMPv4 [           0] src = 10.250.97.151 to dst = 8.8.4.4 (type=8 | code=0)\n"
+    )
+
+
+def lines(bits: int, ports: int) -> st.SearchStrategy[list[Line]]:
+    """Directions with many equal parts, so that every level of the order is used."""
+    address = st.integers(0, 2**bits - 1) | st.sampled_from([0, 1, 2**bits - 1, 0xFFFF0A000001 % 2**bits])
+    port = st.integers(0, ports) | st.sampled_from([0, 1])
+    return st.lists(st.tuples(address, address, port, port), max_size=60)
+
+
+@settings(deadline=None)
+@pytest.mark.parametrize("label", [label for label, _, _ in LOG_GROUPS])
+@given(data=st.data())
+def test_any_directions_are_sorted_and_distinct(label: str, data: st.DataObject) -> None:
+    """Whatever comes in, the lines are those of a plain sort, each once, numbered from 0."""
+    given_ = data.draw(lines(32 if label.endswith("4") else 128, 255 if label.startswith("ICMP") else 65535))
+    assert written(label, given_) == expected(label, given_)
+
+
+@pytest.mark.parametrize("first", [0, 9_998, 99_999_995, 123_456_789_000])
+def test_numbers_of_any_size_are_aligned(first: int) -> None:
+    """The number takes twelve places, whether it has one digit or twelve."""
+    zero, ports = np.zeros(10, np.uint64), np.arange(10, dtype=np.uint16)
+    columns = dict.fromkeys(log.ADDRESS_COLUMNS, zero) | {"sport": ports, "dport": ports}
+    out = io.BytesIO()
+    log.write_directions(out, "UDPv4", columns, first)
+    numbers = [line[8:20].decode() for line in out.getvalue().splitlines()]
+    assert numbers == [f"{first + i:12}" for i in range(10)]
+
+
+def test_more_lines_than_one_piece() -> None:
+    """A group larger than one piece of rows is written whole and in order."""
+    many = [(i, 1, i % 7, 80) for i in range(40_000)]
+    assert written("TCPv4", many) == expected("TCPv4", many)
