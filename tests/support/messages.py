@@ -60,7 +60,8 @@ def message(
     for name, kind in (("counters", 9), ("reply_counters", 10), ("times", 20)):
         if name in more:
             parts.append(u64s(kind, *more[name]))
-    body = b"".join(parts) + more.get("extra", b"")
+    extra: bytes = more.get("extra", b"")
+    body = b"".join(parts) + extra
     kind = conntrack.MESSAGE_DELETE if event == "destroy" else conntrack.MESSAGE_NEW
     flags = NEW_FLAGS if event == "new" else 0
     header = netlink.HEADER.pack(netlink.BODY + len(body), kind, flags, 0, 0)

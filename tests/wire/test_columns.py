@@ -37,7 +37,7 @@ def expected(record: conntrack.Record) -> tuple[object, ...]:
 
 def actual(batch: Batch) -> list[tuple[object, ...]]:
     """The rows of a batch, unpacked one by one."""
-    out = []
+    out: list[tuple[object, ...]] = []
     for i in range(len(batch)):
         ends: list[int] = []
         for words, ports in ((batch.addresses, batch.ports), (batch.reply_addresses, batch.reply_ports)):

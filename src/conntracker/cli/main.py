@@ -16,7 +16,7 @@ COMMANDS = {
     "events": ("conntracker.cli.events", "print events as they come"),
     "show": ("conntracker.cli.show", "print, filter and sum up a recording"),
     "doctor": ("conntracker.cli.doctor", "say what this host lacks, and what to do"),
-    "lab": ("conntracker.cli.lab", "a router, a client and a server in private namespaces, with real traffic"),
+    "lab": ("conntracker.cli.lab", "a private router, client and server, with real traffic"),
 }
 CAPTURE = ("conntracker.cli.capture", "Log every TCP, UDP and ICMP flow that connection tracking sees.")
 
@@ -57,9 +57,9 @@ def _run(arguments: list[str]) -> int:
     module_name, purpose = COMMANDS[name] if name else CAPTURE
     module = importlib.import_module(module_name)
     prog = f"conntracker {name}" if name else "conntracker"
-    about = purpose[0].upper() + purpose[1:]
-    parser = _Parser(prog=prog, description=about, allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter)
+    parser = _Parser(prog=prog, description=purpose[0].upper() + purpose[1:], allow_abbrev=False)
     if name is None:
+        parser.formatter_class = RawDescriptionHelpFormatter
         parser.epilog = "commands (conntracker COMMAND --help):\n" + "\n".join(
             f"  {command:<10} {text}" for command, (_, text) in COMMANDS.items()
         )

@@ -69,6 +69,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     *((name, "USMALLINT", _when(HAS_PORTS, name)) for name in ("reply_sport", "reply_dport")),
     ("mark", "UINTEGER", "mark"),
     ("status", "UINTEGER", "status"),
+    ("id", "UINTEGER", "id"),
     ("state", "VARCHAR", _case("tcp_state", dict(enumerate(TCP_STATES)), "NULL")),
     *(_counter(name) for name in ("packets", "bytes", "reply_packets", "reply_bytes")),
     *(_time(name) for name in ("start", "end", "first_seen", "last_seen")),

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta, timezone
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conntracker.cli import show
+from conntracker.cli.common import output, parse_time
+from conntracker.model import IPS_SEEN_REPLY, UNKNOWN, Loss
+from conntracker.recording.schema import RAW_COLUMNS
+from conntracker.recording.writer import RecordingWriter
+
+NOON = 1_767_268_800 * 10**6
+
+
+def raw(number: int, proto: int, src: str, dst: str, sport: int, dport: int, count: int = UNKNOWN) -> dict[str, int]:
+    """One flow without NAT that had a reply."""
+    row = dict.fromkeys(RAW_COLUMNS, 0) | {"flow": number, "proto": proto, "family": ip_address(src).version}
+    for side, source, destination in (("", src, dst), ("reply_", dst, src)):
+        for end, address in (("src", int(ip_address(source))), ("dst", int(ip_address(destination)))):
+            row[f"{side}{end}_hi"], row[f"{side}{end}_lo"] = address >> 64, address & 2**64 - 1
+    row |= {"sport": sport, "dport": dport, "reply_sport": dport, "reply_dport": sport, "status": IPS_SEEN_REPLY}
+    row |= dict.fromkeys(("packets", "bytes", "reply_packets", "reply_bytes"), count)
+    return row | {"tcp_state": 3 if proto == 6 else 255, "start": -1, "end": -1, "first_seen": NOON, "last_seen": NOON}
+
+
+ROWS = (
+    raw(0, 6, "10.0.0.10", "10.0.0.2", 40000, 80, 3000),
+    raw(1, 17, "10.0.0.9", "10.0.0.2", 5000, 53, 70),
+    raw(2, 6, "10.0.0.9", "10.0.0.2", 40000, 80),
+    raw(3, 1, "10.0.0.9", "8.8.4.4", 7, 8 << 8),
+    raw(4, 6, "fd00::1", "fd00::2", 40000, 22, 10),
+)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """A recording of five flows in two segments."""
+    with RecordingWriter(tmp_path / "rec", host="gate", start=NOON) as writer:
+        for rows in (ROWS[:3], ROWS[3:]):
+            writer.append({name: np.array([row[name] for row in rows], kind) for name, kind in RAW_COLUMNS.items()})
+        writer.close(NOON + 10**6)
+    return tmp_path / "rec"
+
+
+def run(*words: str | Path) -> int:
+    """Runs the command with these words."""
+    parser = argparse.ArgumentParser()
+    show.add_arguments(parser)
+    return show.run(parser.parse_args([str(word) for word in words]))
+
+
+def test_table(recording: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without options the flows are a table, as wide as the terminal."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("-r", recording) == 0
+    out, err = capfdbinary.readouterr()
+    assert err == b""
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.splitlines()[:2] == [
+        b"proto  src        sport  dst       dport  state          bytes  reply_bytes",
+        b"tcp    10.0.0.10  40000  10.0.0.2     80  ESTABLISHED  2.9 KiB      2.9 KiB",
+    ]
+
+
+def test_json(recording: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """--json gives an object a line, with the keys of a flow."""
+    assert run("-r", recording, "--json", "--proto", "icmp") == 0
+    (line,) = capfdbinary.readouterr().out.splitlines()
+    assert json.loads(line) == {
+        "family": 4, "proto": "icmp", "src": "10.0.0.9", "sport": None, "dst": "8.8.4.4", "dport": None,
+        "reply_src": "8.8.4.4", "reply_sport": None, "reply_dst": "10.0.0.9", "reply_dport": None, "icmp_type": 8,
+        "icmp_code": 0, "zone": 0, "mark": 0, "state": None, "packets": None, "bytes": None, "reply_packets": None,
+        "reply_bytes": None, "start": None, "end": None, "host": "gate", "flow": 3,
+        "first_seen": "2026-01-01T12:00:00.000000Z", "last_seen": "2026-01-01T12:00:00.000000Z", "offloaded": False,
+    }  # fmt: skip
+
+
+def test_log(recording: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """--format log is the text log: both directions, sorted by number."""
+    assert run("-r", recording, "--format", "log", "--dst", "10.0.0.2,8.8.4.4", "--src", "10.0.0.9,10.0.0.10") == 0
+    assert capfdbinary.readouterr().out.decode().splitlines() == [
+        " TCPv4 [           0] src = 10.0.0.2 (port=80) to dst = 10.0.0.9 (port=40000) (-)",
+        " TCPv4 [           1] src = 10.0.0.2 (port=80) to dst = 10.0.0.10 (port=40000) (-)",
+        " TCPv4 [           2] src = 10.0.0.9 (port=40000) to dst = 10.0.0.2 (port=80) (-)",
+        " TCPv4 [           3] src = 10.0.0.10 (port=40000) to dst = 10.0.0.2 (port=80) (-)",
+        " UDPv4 [           0] src = 10.0.0.2 (port=53) to dst = 10.0.0.9 (port=5000) (-)",
+        " UDPv4 [           1] src = 10.0.0.9 (port=5000) to dst = 10.0.0.2 (port=53) (-)",
+        "ICMPv4 [           0] src = 10.0.0.9 to dst = 8.8.4.4 (type=8 | code=0)",
+    ]
+
+
+def test_groups(recording: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Who talks to whom, in one command."""
+    assert run("-r", recording, "--json", "--group-by", "dst,dport,proto", "--limit", "2") == 0
+    lines = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+    assert [(line["dst"], line["dport"], line["flows"], line["bytes"]) for line in lines] == [
+        ("10.0.0.2", 80, 2, 3000),
+        ("10.0.0.2", 53, 1, 70),
+    ]
+
+
+def test_sort_and_limit(recording: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """--sort orders and --limit cuts."""
+    assert run("-r", recording, "--json", "--sort=-bytes", "--limit", "2") == 0
+    assert [json.loads(line)["flow"] for line in capfdbinary.readouterr().out.splitlines()] == [0, 1]
+
+
+def test_to_file(recording: Path, tmp_path: Path) -> None:
+    """-o writes a file for its owner only, whole; a symbolic link in its place is replaced, not followed."""
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "out").symlink_to(tmp_path / "victim")
+    assert run("-r", recording, "--json", "-o", tmp_path / "out") == 0
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert not (tmp_path / "out").is_symlink()
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o600
+    assert len((tmp_path / "out").read_text().splitlines()) == 5
+    assert sorted(os.listdir(tmp_path)) == ["out", "rec", "victim"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--port", "99999"], "--port: '99999' is not a port (0-65535)"),
+        (["--since", "tomorrowish"], "--since: 'tomorrowish' is not a time"),
+        (["--sort", "nope"], "--sort: no column 'nope'; there are: host, flow"),
+        (["--group-by", "dst,nope"], "--group-by: no column 'nope'; there are: host, family"),
+        (["--limit", "-1"], "--limit: -1 is less than 0"),
+        (["--format", "log", "--sort", "src"], "--sort does not go with --format log"),
+        (["-o", "/nowhere/file"], "writing /nowhere/file: No such file or directory"),
+    ],
+)
+def test_bad_options(recording: Path, capfd: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    """A bad option is one line that names it, and exit code 2."""
+    assert run("-r", recording, *words) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"conntracker: {message}")
+    assert err.count("\n") == 1
+
+
+def test_not_a_recording(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A directory that is no recording, and one that is not there, are one line each."""
+    assert run("-r", tmp_path) == 2
+    assert run("-r", tmp_path / "missing") == 2
+    assert capfd.readouterr().err.splitlines() == [
+        f"conntracker: {tmp_path}: not a recording (no meta.json, no segments)",
+        f"conntracker: {tmp_path}/missing: No such file or directory",
+    ]
+
+
+def test_cut_short(recording: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of a recording cut short the rest is shown, the damage named, and the exit code is 2."""
+    segment = recording / "flows-000002.parquet"
+    segment.write_bytes(segment.read_bytes()[:-9])
+    assert run("-r", recording, "--json") == 2
+    out, err = capfd.readouterr()
+    assert len(out.splitlines()) == 3
+    assert err == f"conntracker: left out {segment}: cut short\n"
+
+
+def test_losses_are_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A recording with losses says so, every time."""
+    with RecordingWriter(tmp_path / "rec") as writer:
+        writer.loss(Loss(NOON, NOON + 5, "events", 17))
+        writer.loss(Loss(NOON, NOON + 5, "untracked", None))
+    assert run("-r", tmp_path / "rec") == 0
+    assert "17 or more events were lost in 2 windows of time" in capfd.readouterr().err
+
+
+def test_closed_pipe(recording: Path) -> None:
+    """When the reader of the output goes away it stops with one line and exit code 0."""
+    code = (
+        "import argparse, sys; from conntracker.cli import show; parser = argparse.ArgumentParser();"
+        "show.add_arguments(parser); sys.exit(show.run(parser.parse_args(sys.argv[1:])))"
+    )
+    command = [sys.executable, "-c", code, "-r", str(recording), "--json"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=env, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "conntracker: the output was closed, stopped there\n")
+
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone(timedelta(hours=2)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-01-01T12:00Z", "2026-01-01T12:00:00+00:00"),
+        ("2026-01-01 12:00:00.5+01:00", "2026-01-01T11:00:00.500000+00:00"),
+        ("now", "2026-03-04T03:06:07+00:00"),
+        ("10m", "2026-03-04T02:56:07+00:00"),
+        ("90s ago", "2026-03-04T03:04:37+00:00"),
+        ("2h", "2026-03-04T01:06:07+00:00"),
+        ("1d", "2026-03-03T03:06:07+00:00"),
+    ],
+)
+def test_times(text: str, expected: str) -> None:
+    """Times are ISO 8601, or so long ago."""
+    assert parse_time("--since", text, NOW) == int(datetime.fromisoformat(expected).timestamp() * 10**6)
+
+
+@pytest.mark.parametrize(("text", "day"), [("9:30", 4), ("today 09:30:00", 4), ("yesterday 9:30", 3)])
+def test_clock(text: str, day: int) -> None:
+    """A time of day is today's, or yesterday's, where the reader is."""
+    assert parse_time("--since", text, NOW) == int(datetime(2026, 3, day, 9, 30).timestamp() * 10**6)
+
+
+@given(st.text())
+def test_any_text_is_a_time_or_an_error(text: str) -> None:
+    """Any text is a time, or a ValueError that names the option."""
+    problem = ""
+    try:
+        time = parse_time("--until", text)
+    except ValueError as error:
+        problem = str(error)
+    assert problem.startswith("--until: ") or datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time)
+
+
+def test_failed_output_leaves_the_old_file(tmp_path: Path) -> None:
+    """When writing fails the earlier file is as it was and nothing else is left."""
+    (tmp_path / "out").write_text("before")
+    with pytest.raises(AttributeError), output(str(tmp_path / "out")) as out:
+        out.write(b"half").fail()  # type: ignore[attr-defined]
+    assert (tmp_path / "out").read_text() == "before"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without -r there is nothing to show."""
+    parser = argparse.ArgumentParser()
+    show.add_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args([])
+    assert "-r/--read" in capsys.readouterr().err
+
+
+def test_import_is_light() -> None:
+    """The options are there without numpy and DuckDB."""
+    code = "import sys; import conntracker.cli.show; print({'numpy', 'duckdb'} & set(sys.modules))"
+    env: dict[str, Any] = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
