@@ -33,6 +33,8 @@ class _Parser(ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    # numpy's linear algebra is never used here, and would start a busy thread for each processor.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         return _run(arguments)
     except KeyboardInterrupt:

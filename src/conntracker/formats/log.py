@@ -10,7 +10,6 @@ NUL-padded text, and the NULs are taken out at the end: a million lines take a t
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, BinaryIO
@@ -18,9 +17,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from conntracker.formats.behind import WriteBehind
 from conntracker.model import LOG_GROUPS, U32, U64
+from conntracker.sorting import sort_distinct
 
-_ROWS = 1 << 14  # lines put together at once: about 3 MB of words
+_ROWS = 4096
+_CYCLE = 10_000  # the last four digits of a line's number repeat
 _NO_OWNER = b"-"
 ADDRESS_COLUMNS = ("src_hi", "src_lo", "dst_hi", "dst_lo")
 
@@ -33,14 +35,15 @@ def write_log(out: BinaryIO, directions: Callable[[int, int], tuple[tuple[U64, .
     Returns the number of lines. Errors of `out` pass through.
     """
     lines = 0
-    for label, family, proto in LOG_GROUPS:
-        addresses, ports = sort_distinct(*directions(family, proto))
-        if len(ports):
-            columns: dict[str, NDArray[Any]] = dict(zip(ADDRESS_COLUMNS, unpack_addresses(addresses), strict=True))
-            bits = 8 if label.startswith("ICMP") else 16
-            columns |= {"sport": ports >> np.uint32(bits), "dport": ports & np.uint32((1 << bits) - 1)}
-            write_directions(out, label, columns, 0)
-            lines += len(ports)
+    with WriteBehind(out) as behind:
+        for label, family, proto in LOG_GROUPS:
+            addresses, ports = sort_distinct(*directions(family, proto))
+            if len(ports):
+                columns: dict[str, NDArray[Any]] = dict(zip(ADDRESS_COLUMNS, unpack_addresses(addresses), strict=True))
+                bits = 8 if label.startswith("ICMP") else 16
+                columns |= {"sport": ports >> np.uint32(bits), "dport": ports & np.uint32((1 << bits) - 1)}
+                write_directions(behind, label, columns, 0)
+                lines += len(ports)
     return lines
 
 
@@ -52,50 +55,9 @@ def unpack_addresses(words: tuple[U64, ...]) -> tuple[U64, U64, U64, U64]:
     return zero, words[0] >> np.uint64(32), zero, words[0] & np.uint64(0xFFFFFFFF)
 
 
-def sort_distinct(addresses: tuple[U64, ...], ports: U32) -> tuple[tuple[U64, ...], U32]:
-    """Sorts by address words, then ports, and leaves one of each."""
-    if not len(ports):
-        return addresses, ports
-    order = _order(addresses, ports)
-    addresses, ports = tuple(word[order] for word in addresses), ports[order]
-    fresh = np.ones(len(ports), np.bool_)
-    fresh[1:] = ports[1:] != ports[:-1]
-    for word in addresses:
-        fresh[1:] |= word[1:] != word[:-1]
-    if fresh.all():
-        return addresses, ports
-    return tuple(word[fresh] for word in addresses), ports[fresh]
-
-
-def _order(addresses: tuple[U64, ...], ports: U32) -> NDArray[np.intp]:
-    """One sort by the first word; only where that leaves runs of equal words, one more by run and the next word."""
-    order = np.argsort(addresses[0])
-    rank = _runs(addresses[0][order])
-    words: list[NDArray[Any]] = [*addresses[1:], ports]
-    for word in words:
-        if int(rank[-1]) == len(order) - 1:
-            break
-        if word.dtype == np.uint64:
-            again = np.lexsort((word[order], rank))
-            order, rank = order[again], rank[again]
-            rank = _runs(word[order], rank)
-        else:
-            key = (rank << np.uint64(32)) | word[order]
-            again = np.argsort(key)
-            order, rank = order[again], _runs(key[again])
-    return order
-
-
-def _runs(words: U64, outer: U64 | None = None) -> U64:
-    """The number of the run of equal words that each row is in; runs end where `outer` changes, too."""
-    change = np.zeros(len(words), np.bool_)
-    change[1:] = words[1:] != words[:-1]
-    if outer is not None:
-        change[1:] |= outer[1:] != outer[:-1]
-    return np.cumsum(change, dtype=np.uint64)
-
-
-def write_directions(out: BinaryIO, kind: str, columns: Mapping[str, NDArray[Any]], first_index: int) -> None:
+def write_directions(
+    out: BinaryIO | WriteBehind, kind: str, columns: Mapping[str, NDArray[Any]], first_index: int
+) -> None:
     """Writes the lines of one group, or the next part of it.
 
     kind          a label of LOG_GROUPS
@@ -103,80 +65,115 @@ def write_directions(out: BinaryIO, kind: str, columns: Mapping[str, NDArray[Any
                   of ICMP), sorted and distinct
     first_index   the number of the first line
     """
-    address = _ipv4 if kind.endswith("4") else _ipv6
-    total = len(columns["sport"])
-    for start in range(0, total, _ROWS):
-        part = {name: column[start : start + _ROWS] for name, column in columns.items()}
-        index = np.arange(first_index + start, first_index + min(start + _ROWS, total))
+    address, wide = (_ipv4, 2) if kind.endswith("4") else (_ipv6, 5)
+    # The label and the first eight places of the number are two words; its last four and '] sr' are the third.
+    if icmp := kind.startswith("ICMP"):
+        lines = _Lines(2, 1, b"c = ", wide, b" to dst = ", wide, b" (type=", 1, b" | code=", 1, b")\n")
+    else:
+        tail = b") (" + _NO_OWNER + b")\n"
+        lines = _Lines(2, 1, b"c = ", wide, 2, b" dst = ", wide, b" (port=", 1, tail)
+    total, start = len(columns["sport"]), 0
+    while start < total:
+        index = first_index + start
+        stop = min(total, start + _ROWS, start + _CYCLE - index % _CYCLE)
+        part = {name: column[start:stop] for name, column in columns.items()}
+        head = f"{kind:>6} [{index // _CYCLE or '':8}".encode()
+        last = _last_digits(index >= _CYCLE)[index % _CYCLE : index % _CYCLE + stop - start]
         src, dst = address(part["src_hi"], part["src_lo"]), address(part["dst_hi"], part["dst_lo"])
-        first, second = _numbers()[part["sport"]], _numbers()[part["dport"]]
-        pieces: list[bytes | U64] = [f"{kind:>6} [".encode(), *_index(index), b"] src = ", *src]
-        if kind.startswith("ICMP"):
-            pieces += [b" to dst = ", *dst, b" (type=", first, b" | code=", second, b")\n"]
+        first, second = part["sport"], part["dport"]
+        if icmp:
+            ends = [src, dst, [_numbers().take(first)], [_numbers().take(second)]]
         else:
-            pieces += [b" (port=", first, b") to dst = ", *dst, b" (port=", second, b") (" + _NO_OWNER + b")\n"]
-        out.write(_assemble(pieces, len(index)))
+            ends = [src, list(_source_ports().take(first, axis=0).T), dst, [_numbers().take(second)]]
+        out.write(lines.text([np.frombuffer(head, np.uint64), last], ends))
+        start = stop
 
 
-def _assemble(pieces: list[bytes | U64], rows: int) -> bytes:
-    """Constant text and columns of text words, side by side, without their NULs."""
-    columns: list[U64] = []
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            columns.extend(np.frombuffer(piece.ljust(-(-len(piece) // 8) * 8, b"\0"), np.uint64))
-        else:
-            columns.append(piece)
-    words = np.empty((rows, len(columns)), np.uint64)
-    for i, column in enumerate(columns):
-        words[:, i] = column
-    return words.tobytes().translate(None, b"\0")
+class _Lines:
+    """Constant text and columns of text words, side by side in one buffer, given out without their NULs."""
+
+    def __init__(self, *pieces: bytes | int) -> None:
+        """A piece is text that stands in every line, or the number of words of a column."""
+        texts = [piece.ljust(-(-len(piece) // 8) * 8, b"\0") if isinstance(piece, bytes) else b"" for piece in pieces]
+        sizes = [len(text) // 8 or piece for text, piece in zip(texts, pieces, strict=True)]
+        starts = np.cumsum([0, *sizes])
+        self._buffer = bytearray(_ROWS * int(starts[-1]) * 8)
+        self._words = np.frombuffer(self._buffer, np.uint64).reshape(_ROWS, -1)
+        self._columns = [int(start) for start, piece in zip(starts, pieces, strict=False) if isinstance(piece, int)]
+        for start, text in zip(starts, texts, strict=False):
+            if text:
+                self._words[:, start : start + len(text) // 8] = np.frombuffer(text, np.uint64)
+
+    def text(self, head: list[U64], columns: list[list[U64]]) -> bytearray:
+        """The lines. Of `head`, the first piece is the same in all of them; each column is the list of its words."""
+        same, last = head
+        rows = len(last)
+        for start, words in zip(self._columns, [list(same), [last], *columns], strict=True):
+            for i, word in enumerate(words):
+                self._words[:rows, start + i] = word
+        whole = self._buffer if rows == _ROWS else self._buffer[: rows * self._words.shape[1] * 8]
+        return whole.translate(None, b"\0")
 
 
-def _texts(texts: list[str]) -> U64:
-    """Texts of at most eight bytes as words."""
-    return np.array([text.encode() for text in texts], "S8").view(np.uint64)
+def _digits(width: int, count: int, pad: int) -> NDArray[np.uint8]:
+    """The numbers below `count`, in decimal and right-aligned, as uint8[count, width]; `pad` fills the left."""
+    powers = 10 ** np.arange(width - 1, -1, -1)
+    numbers = np.arange(count)[:, None]
+    digits = (numbers // powers % 10 + ord("0")).astype(np.uint8)
+    if pad != ord("0"):
+        digits[(numbers < powers) & (powers > 1)] = pad
+    return digits
+
+
+def _words(*parts: NDArray[np.uint8] | bytes) -> U64:
+    """Columns of bytes side by side, as words of eight."""
+    rows = max(len(part) for part in parts if isinstance(part, np.ndarray))
+    text = np.zeros((rows, 8), np.uint8)
+    at = 0
+    for part in parts:
+        width = len(part) if isinstance(part, bytes) else part.shape[1]
+        text[:, at : at + width] = np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part
+        at += width
+    return text.view(np.uint64).ravel()
 
 
 @cache
 def _numbers() -> U64:
-    return _texts([str(i) for i in range(65536)])
+    return _words(_digits(5, 65536, 0))
+
+
+@cache
+def _source_ports() -> U64:
+    """' (port=12345) to' in two words."""
+    numbers = _digits(5, 65536, 0)
+    return np.stack([_words(b" (port=", numbers[:, :1]), _words(numbers[:, 1:], b") to")], axis=1)
 
 
 @cache
 def _octets() -> tuple[U64, U64]:
     """Two octets at once: 'a.b.' and 'a.b'."""
-    pairs = [f"{i >> 8}.{i & 255}" for i in range(65536)]
-    return _texts([pair + "." for pair in pairs]), _texts(pairs)
+    octets = _digits(3, 256, 0)
+    first, second = np.repeat(octets, 256, axis=0), np.tile(octets, (256, 1))
+    return _words(first, b".", second, b"."), _words(first, b".", second)
 
 
 @cache
-def _padded() -> tuple[U64, U64]:
-    """Numbers below 10,000, right-aligned in four: padded with blanks, and with zeros."""
-    return _texts([f"{i:4}" for i in range(10000)]), _texts([f"{i:04}" for i in range(10000)])
+def _last_digits(more: bool) -> U64:
+    """The last four places of a line's number, and '] sr'; padded with zeros where there are `more` digits before."""
+    return _words(_digits(4, _CYCLE, ord("0" if more else " ")), b"] sr")
 
 
-def _index(index: NDArray[np.intp]) -> list[bytes | U64]:
-    """Right-aligned in twelve characters."""
-    blanks, zeros = _padded()
-    high, low = np.divmod(index, 10000)
-    top, middle = np.divmod(high, 10000)
-    last = np.where(high > 0, zeros[low], blanks[low])
-    if not high.any():
-        return [b" " * 8, last]
-    blank = _texts([" " * 4])[0]
-    second = np.where(top > 0, zeros[middle], np.where(high > 0, blanks[middle], blank))
-    return [np.where(top > 0, blanks[top % 10000], blank), second, last]
-
-
-def _ipv4(high: U64, low: U64) -> list[bytes | U64]:
+def _ipv4(high: U64, low: U64) -> list[U64]:
     del high
     first, second = _octets()
     address = low.astype(np.uint32)
-    return [first[address >> np.uint32(16)], second[address & np.uint32(0xFFFF)]]
+    return [first.take(address >> np.uint32(16)), second.take(address & np.uint32(0xFFFF))]
 
 
-def _ipv6(high: U64, low: U64) -> list[bytes | U64]:
+def _ipv6(high: U64, low: U64) -> list[U64]:
     """inet_ntop(3) of each distinct address, 39 characters in five words."""
+    import socket
+
     both = np.stack([high, low], axis=1)
     if len(both) > 1 and (both[1:] == both[:-1]).all(axis=1).sum() * 2 < len(both):
         distinct, which = np.unique(both, axis=0, return_inverse=True)
