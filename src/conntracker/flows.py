@@ -21,14 +21,19 @@ COUNTERS = ("packets", "bytes", "reply_packets", "reply_bytes")
 # Bits of a row.
 _BORN, _ENDED, _END_SEEN, _DIRTY, _REPLACED = 1, 2, 4, 8, 16
 
-_FREE = -1  # an empty slot of the index; claims made while a batch is placed are below it
+_FREE = -1  # an empty slot of the index
+_CLAIM = -2  # minus the number of an event: a slot that will lead to the row which this event makes
 
 
 class FlowTable:
-    """All flows of one capture. Bounded by its caller: `len` and `drop_finished`."""
+    """All flows of one capture. Bounded by its caller: `len` and `drop_finished`.
 
-    def __init__(self) -> None:
-        self.families = {4: _Family(4, 1), 6: _Family(6, 4)}
+    expected   how many flows there will be soon; only saves time
+    """
+
+    def __init__(self, expected: int = 0) -> None:
+        capacity = 1 << max(12, (expected + expected // 8).bit_length())
+        self.families = {4: _Family(4, 1, capacity), 6: _Family(6, 4, 1 << 12)}
         self._serial = 0
 
     def __len__(self) -> int:
@@ -87,7 +92,7 @@ class FlowTable:
 class _Family:
     """The rows of one IP version."""
 
-    def __init__(self, version: int, words: int, capacity: int = 1 << 12) -> None:
+    def __init__(self, version: int, words: int, capacity: int) -> None:
         self.version, self.size = version, 0
         self.addresses = [np.empty(capacity, np.uint64) for _ in range(words)]
         self.reply_addresses = [np.empty(capacity, np.uint64) for _ in range(words)]
@@ -106,10 +111,13 @@ class _Family:
     # --- taking in ---------------------------------------------------------------------------------------------
 
     def apply(self, batch: Batch, serial: int) -> int:
-        known = self.size
-        rows, serial = self._place(batch, serial)
+        rows, first, serial = self._place(batch, serial)
+        if first.all():
+            return serial
+        if first.any():
+            batch, rows = batch.take(~first), rows[~first]
         if batch.event[0] == DUMP:
-            return self._apply_dump(batch, rows, known, serial)
+            return self._apply_dump(batch, rows, serial)
         again = self._born_again(batch.event, rows)
         if not again.any():
             self._update(batch, rows)
@@ -118,11 +126,11 @@ class _Family:
         self._update(batch.take(lives == 0), rows[lives == 0])
         for life in range(1, int(lives.max()) + 1):
             part = batch.take(lives == life)
-            rows, serial = self._place(part, serial)
+            rows, _, serial = self._place(part, serial)
             serial = self._replace(part, rows, serial)
         return serial
 
-    def _apply_dump(self, batch: Batch, rows: Rows, known: int, serial: int) -> int:
+    def _apply_dump(self, batch: Batch, rows: Rows, serial: int) -> int:
         """A dump shows what lives: an ended row in it is a new life, unless its DESTROY overtook the dump.
 
         What events said since the dump was asked for is newer, too: then only its counters are taken.
@@ -130,7 +138,7 @@ class _Family:
         since = batch.dump_since
         bits = self.bits[rows]
         ended, seen = bits & _ENDED != 0, bits & _END_SEEN != 0
-        newer = (rows < known) & (self.last[rows] >= since) & ~ended
+        newer = (self.last[rows] >= since) & ~ended
         if newer.any():
             self._count(batch.take(newer), rows[newer])
         self._revive(rows[ended & ~seen])
@@ -164,7 +172,7 @@ class _Family:
         self._reserve(len(rows))
         old, first = np.unique(rows, return_index=True)
         slots = self._slots_of(old)
-        new = self._append(batch.take(first), serial)
+        new = self._append(batch, first, serial)
         self.bits[old] |= _REPLACED
         self._slots[slots] = new
         self._update(batch, new[np.searchsorted(old, rows)])
@@ -236,69 +244,100 @@ class _Family:
         h ^= h >> np.uint64(32)
         return h
 
-    def _same(self, rows: NDArray[np.int32], batch: Batch) -> NDArray[np.bool_]:
-        same: NDArray[np.bool_] = self.ports[rows] == batch.ports
-        for mine, theirs in zip(self.addresses, batch.addresses, strict=True):
-            same &= mine[rows] == theirs
-        same &= self.id[rows] == batch.id
-        return same
+    def _probe(self, addresses: tuple[U64, ...], ports: U64, ids: U32) -> tuple[Rows, Rows]:
+        """Where to look for a flow: the first slot, and the odd step to the next ones (double hashing)."""
+        h = self._hash(addresses, ports, ids)
+        mask = np.uint64(len(self._slots) - 1)
+        return (h & mask).astype(np.intp), ((h >> np.uint64(40)) | np.uint64(1)).astype(np.intp)
 
-    def _place(self, batch: Batch, serial: int) -> tuple[Rows, int]:
-        """The row of each event; rows are made for flows not known yet. Returns (rows, next serial)."""
+    def _place(self, batch: Batch, serial: int) -> tuple[Rows, NDArray[np.bool_], int]:
+        """The row of each event. The first event of a flow not known yet makes its row, and is taken in with that.
+
+        Returns (rows, which events made a row, next serial).
+        """
         self._reserve(len(batch))
         mask = len(self._slots) - 1
-        slot = (self._hash(batch.addresses, batch.ports, batch.id) & np.uint64(mask)).astype(np.intp)
-        rows = np.empty(len(batch), np.intp)
+        slot, step = self._probe(batch.addresses, batch.ports, batch.id)
+        rows, first, home = np.empty(len(batch), np.intp), np.zeros(len(batch), np.bool_), slot.copy()
         pending = np.arange(len(batch))
         while len(pending):
-            at = self._slots[slot]
+            at = self._slots.take(slot)
             empty = np.flatnonzero(at == _FREE)
+            missed = np.ones(len(pending), np.bool_)
             if len(empty):
-                # Several events may want one slot: the last to write its claim gets it, and the row.
-                claims = (-2 - empty).astype(np.int32)
-                self._slots[slot[empty]] = claims
-                won = empty[self._slots[slot[empty]] == claims]
-                made = self._append(batch.take(won), serial)
-                serial += len(made)
-                self._slots[slot[won]] = made
-                at = self._slots[slot]
-            found = self._same(at, batch)
+                # Several events may want one slot: they claim it in turn, the first one last, and so it gets it.
+                claims = (_CLAIM - pending[empty]).astype(np.int32)
+                self._slots[slot[empty[::-1]]] = claims[::-1]
+                at = self._slots.take(slot)
+                won = empty[at.take(empty) == claims]
+                first[pending[won]], home[pending[won]] = True, slot[won]
+                missed[won] = False
+            looked = np.flatnonzero(missed)
+            found = looked[self._same(at[looked], batch, pending[looked])]
             rows[pending[found]] = at[found]
-            if found.all():
-                break
-            missed = ~found
-            pending, batch, slot = pending[missed], batch.take(missed), (slot[missed] + 1) & mask
-        return rows, serial
+            missed[found] = False
+            pending, slot, step = pending[missed], slot[missed], step[missed]
+            slot = (slot + step) & mask
+        if first.any():
+            events = np.flatnonzero(first)
+            made = self._append(batch, events, serial)
+            self._slots[home[events]] = rows[events] = made
+            claimed = np.flatnonzero(rows < 0)
+            rows[claimed] = rows[_CLAIM - rows[claimed]]
+            serial += len(made)
+        return rows, first, serial
+
+    def _same(self, at: NDArray[np.int32], batch: Batch, events: Rows) -> NDArray[np.bool_]:
+        """Whether each event is of the flow that its slot leads to: a row, or the claim of another event."""
+        claimed = at < 0
+        rows = np.where(claimed, 0, at)
+        same: NDArray[np.bool_] = self.ports.take(rows) == batch.ports.take(events)
+        for mine, theirs in zip(self.addresses, batch.addresses, strict=True):
+            same &= mine.take(rows) == theirs.take(events)
+        same &= self.id.take(rows) == batch.id.take(events)
+        if claimed.any():
+            one, other = events[claimed], _CLAIM - at[claimed]
+            equal: NDArray[np.bool_] = batch.ports.take(one) == batch.ports.take(other)
+            for theirs in batch.addresses:
+                equal &= theirs.take(one) == theirs.take(other)
+            equal &= batch.id.take(one) == batch.id.take(other)
+            same[claimed] = equal
+        return same
 
     def _slots_of(self, rows: Rows) -> Rows:
         """The slots that lead to these rows, which are all in the index."""
         mask = len(self._slots) - 1
-        h = self._hash(tuple(a[rows] for a in self.addresses), self.ports[rows], self.id[rows])
-        slot = (h & np.uint64(mask)).astype(np.intp)
+        slot, step = self._probe(tuple(a[rows] for a in self.addresses), self.ports[rows], self.id[rows])
         while (away := self._slots[slot] != rows).any():
-            slot[away] = (slot[away] + 1) & mask
+            slot[away] = (slot[away] + step[away]) & mask
         return slot
 
-    def _append(self, batch: Batch, serial: int) -> Rows:
-        """New rows at the end, one for each event."""
-        n, start = len(batch), self.size
+    def _append(self, batch: Batch, events: Rows, serial: int) -> Rows:
+        """New rows at the end, with all that these events say, which are of different flows."""
+        n, start = len(events), self.size
         self._reserve(n)
-        self.made += np.bincount((batch.ports >> np.uint64(8)).astype(np.uint8), minlength=256)
         self.size += n
         here = slice(start, self.size)
         for mine, theirs in zip(self.addresses, batch.addresses, strict=True):
-            mine[here] = theirs
+            mine[here] = theirs.take(events)
         for mine, theirs in zip(self.reply_addresses, batch.reply_addresses, strict=True):
-            mine[here] = theirs
-        self.ports[here], self.reply_ports[here] = batch.ports, batch.reply_ports
-        self.id[here], self.status[here], self.mark[here] = batch.id, batch.status, batch.mark
-        self.tcp_state[here], self.bits[here] = NO_STATE, 0
+            mine[here] = theirs.take(events)
+        for name in ("ports", "reply_ports", "id", "status", "mark", "tcp_state"):
+            getattr(self, name)[here] = getattr(batch, name).take(events)
         self.first[here] = self.last[here] = batch.time
-        self.start[here] = self.end[here] = -1
         self.serial[here] = np.arange(serial, serial + n)
+        self.made += np.bincount((self.ports[here] >> np.uint64(8)).astype(np.uint8), minlength=256)
         for column in self.counters.values():
             column[here] = UNKNOWN
-        return np.arange(start, self.size)
+        event, rows = batch.event.take(events), np.arange(start, self.size)
+        self.start[here] = np.where(event == NEW, batch.time, -1)
+        self.end[here] = -1
+        self.bits[here] = np.where(event == NEW, _DIRTY | _BORN, _DIRTY)
+        if batch.packets is not None or batch.start is not None:
+            self._count(batch.take(events), rows)
+        if (dead := event == DESTROY).any():
+            self._finish(batch.take(events), rows, dead)
+        return rows
 
     def _per_row(self) -> list[tuple[Any, str | int]]:
         """Where every column is kept: (container, key)."""
@@ -313,29 +352,30 @@ class _Family:
     def _reserve(self, more: int) -> None:
         if self.size + more <= len(self.ports):
             return
-        capacity = len(self.ports)
-        while capacity < self.size + more:
+        capacity = len(self.ports) * 2
+        while capacity < 2 * more + self.size:
             capacity *= 2
-        self._rebuild(np.arange(self.size), capacity)
+        self._rebuild(slice(self.size), capacity)
 
-    def _rebuild(self, keep: Rows, capacity: int) -> None:
+    def _rebuild(self, keep: Rows | slice, capacity: int) -> None:
         """Moves the rows `keep` to columns of another capacity, a column at a time, and makes the index anew."""
         for container, key in self._per_row():
-            column = np.empty(capacity, container[key].dtype)
-            column[: len(keep)] = container[key][keep]
+            kept = container[key][keep]
+            column = np.empty(capacity, kept.dtype)
+            column[: len(kept)] = kept
             container[key] = column
-        self.size = len(keep)
+        self.size = len(kept)
         self._scratch = np.empty(capacity, np.int32)
         self._slots = np.full(capacity * 2, _FREE, np.int32)
         mask = len(self._slots) - 1
         rows = np.flatnonzero(self.bits[: self.size] & _REPLACED == 0).astype(np.int32)
-        h = self._hash(tuple(a[rows] for a in self.addresses), self.ports[rows], self.id[rows])
-        slot = (h & np.uint64(mask)).astype(np.intp)
+        slot, step = self._probe(tuple(a[rows] for a in self.addresses), self.ports[rows], self.id[rows])
         while len(rows):
-            empty = self._slots[slot] == _FREE
+            empty = np.flatnonzero(self._slots.take(slot) == _FREE)
             self._slots[slot[empty]] = rows[empty]
-            lost = self._slots[slot] != rows
-            rows, slot = rows[lost], (slot[lost] + 1) & mask
+            lost = self._slots.take(slot) != rows
+            rows, slot, step = rows[lost], slot[lost], step[lost]
+            slot = (slot + step) & mask
 
     # --- giving out --------------------------------------------------------------------------------------------
 

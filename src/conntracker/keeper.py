@@ -27,12 +27,18 @@ class Keeper:
     max_flows       beyond this many flows in memory, finished ones go to disk (to a private temporary recording if
                     there is none); flows that are alive stay, and the kernel's own table bounds them
     notice          called with a line for a person
+    expected        how many flows there will be at once, about
     """
 
     def __init__(
-        self, recording: RecordingWriter | None, interval: int, max_flows: int, notice: Callable[[str], None]
+        self,
+        recording: RecordingWriter | None,
+        interval: int,
+        max_flows: int,
+        notice: Callable[[str], None],
+        expected: int = 0,
     ) -> None:
-        self.table = FlowTable()
+        self.table = FlowTable(expected)
         self.losses: list[Loss] = []
         self._recording, self._interval, self._notice = recording, interval, notice
         self._flushed = now()

@@ -86,9 +86,9 @@ class Capture:
         conntrack.require()
         if self._accounting:
             self._change()
-        gauge = Gauge()
-        self._stack.callback(gauge.close)
-        self.tracking = Tracking(self.namespace, gauge, self._enable, self._notice)
+        self._gauge = Gauge()
+        self._stack.callback(self._gauge.close)
+        self.tracking = Tracking(self.namespace, self._gauge, self._enable, self._notice)
         self._stack.callback(self.tracking.close)
         # The probe first, so that its own datagram is no event; then the subscription, since flows that begin while
         # nobody listens never send events (nf_conntrack_events=2, the default); then tracking, then the dump.
@@ -116,6 +116,10 @@ class Capture:
         """Makes a `poll` that waits return. Safe in a signal handler and from another thread."""
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b"x")
+
+    def entries(self) -> int:
+        """How many entries the connection table has now."""
+        return self._gauge.read().count
 
     def sysctls(self) -> tuple[bool, bool]:
         """Whether the kernel counts packets, and whether it notes when flows begin and end."""

@@ -122,7 +122,7 @@ def _capture(args: Namespace, output: Output, notice: Callable[[str], None], rea
         recording = _recording(args, flows)
         if recording is not None:
             stack.enter_context(recording)
-        keeper = stack.enter_context(Keeper(recording, int(args.flush * 1e6), args.max_flows, notice))
+        keeper = stack.enter_context(Keeper(recording, int(args.flush * 1e6), args.max_flows, notice, flows.entries()))
         requests = stack.enter_context(_signals(flows, notice))
         notice("capturing; Ctrl-C ends it" if not args.daemon else "capturing; SIGTERM ends it")
         ready()

@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,11 +22,14 @@ NETLINK_NETFILTER = 12
 SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5
 SO_RCVBUFFORCE, SO_MEMINFO = 33, 55
 _MEMINFO_RCVBUF, _MEMINFO_DROPS = 1, 8  # linux/sock_diag.h: SK_MEMINFO_RCVBUF, SK_MEMINFO_DROPS
-_MSG_DONTWAIT = 0x40
+_MSG_DONTWAIT, _MSG_WAITFORONE = 0x40, 0x10000
 _GROUPS = 0b111  # NF_NETLINK_CONNTRACK_NEW | _UPDATE | _DESTROY (linux/netfilter/nfnetlink_compat.h)
 
 DEFAULT_RECEIVE_BUFFER = 64 << 20
 _STRIDE = 1024  # a ctnetlink event is 100 to 600 bytes; a longer one is seen as cut short and counted
+
+_DUMP_STRIDE = 1 << 15  # the kernel's largest datagram of a dump (netlink_dump, af_netlink.c)
+_DUMP_DATAGRAMS = 32
 
 # struct iovec and struct mmsghdr (recvmmsg(2)) on 64-bit Linux
 _IOVEC = np.dtype([("base", "u8"), ("length", "u8")])
@@ -46,6 +50,33 @@ def _socket(receive_buffer: int) -> socket.socket:
     return sock
 
 
+class _Ring:
+    """Rows of equal stride for whole datagrams, and what recvmmsg(2) needs to fill them."""
+
+    def __init__(self, count: int, stride: int) -> None:
+        self.rows = np.zeros((count, stride // 4), np.uint32)
+        self._iovecs = np.zeros(count, _IOVEC)
+        self._headers = np.zeros(count, _MMSGHDR)
+        step = np.arange(count, dtype=np.uint64)
+        self._iovecs["base"] = self.rows.ctypes.data + step * np.uint64(stride)
+        self._iovecs["length"] = stride
+        self._headers["iov"] = self._iovecs.ctypes.data + step * np.uint64(_IOVEC.itemsize)
+        self._headers["iovlen"] = 1
+        self.lengths: NDArray[np.uint32] = self._headers["length"]
+        self._address = self._headers.ctypes.data
+
+    def receive(self, fd: int, start: int, flags: int) -> int:
+        """Fills rows from `start` on; returns how many. Raises OSError; nothing there is 0."""
+        address = self._address + _MMSGHDR.itemsize * start
+        count = int(_libc.recvmmsg(fd, address, len(self.rows) - start, flags | socket.MSG_TRUNC, None))
+        if count >= 0:
+            return count
+        number = ctypes.get_errno()
+        if number in (errno.EAGAIN, errno.EINTR, errno.ENOBUFS):
+            return 0
+        raise OSError(number, f"receiving from conntrack: {os.strerror(number)}")
+
+
 class EventSocket:
     """New, update and destroy events of the current network namespace, received into a ring of fixed rows.
 
@@ -63,15 +94,7 @@ class EventSocket:
             self._socket.close()
             raise
         self.filled = 0
-        self._rows = np.zeros((rows, _STRIDE // 4), np.uint32)
-        self._iovecs = np.zeros(rows, _IOVEC)
-        self._headers = np.zeros(rows, _MMSGHDR)
-        step = np.arange(rows, dtype=np.uint64)
-        self._iovecs["base"] = self._rows.ctypes.data + step * np.uint64(_STRIDE)
-        self._iovecs["length"] = _STRIDE
-        self._headers["iov"] = self._iovecs.ctypes.data + step * np.uint64(_IOVEC.itemsize)
-        self._headers["iovlen"] = 1
-        self._address = self._headers.ctypes.data
+        self._ring = _Ring(rows, _STRIDE)
 
     def fileno(self) -> int:
         """For poll(2)."""
@@ -80,24 +103,18 @@ class EventSocket:
     @property
     def room(self) -> int:
         """Free rows of the ring."""
-        return len(self._rows) - self.filled
+        return len(self._ring.rows) - self.filled
 
     def receive(self) -> int:
         """Fills free rows with what is waiting, without blocking. Returns how many datagrams came."""
-        fd, start = self._socket.fileno(), self._address + _MMSGHDR.itemsize * self.filled
-        count = int(_libc.recvmmsg(fd, start, self.room, _MSG_DONTWAIT | socket.MSG_TRUNC, None)) if self.room else 0
-        if count < 0:
-            number = ctypes.get_errno()
-            if number in (errno.EAGAIN, errno.EINTR, errno.ENOBUFS):
-                return 0
-            raise OSError(number, f"receiving conntrack events: {os.strerror(number)}")
+        count = self._ring.receive(self._socket.fileno(), self.filled, _MSG_DONTWAIT) if self.room else 0
         self.filled += count
         return count
 
     def take(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         """(rows, lengths) received since the last call; valid until the next `receive`."""
         n, self.filled = self.filled, 0
-        return self._rows[:n], self._headers["length"][:n]
+        return self._ring.rows[:n], self._ring.lengths[:n]
 
     def drops(self) -> int:
         """How many datagrams the kernel dropped because the buffer was full, since the socket was made."""
@@ -120,52 +137,59 @@ class Dump:
     """The whole connection table of the current network namespace, a piece at a time.
 
     `step` never blocks for long (the kernel answers from memory), so that events can be drained between two steps.
+    While one piece is decoded, the next one is received in a thread: most of a dump's time is the kernel's.
     """
-
-    _PIECE = 1 << 20
-    _DATAGRAM = 1 << 16
 
     def __init__(self) -> None:
         self._socket = _socket(4 << 20)
         self._socket.bind((0, 0))
-        self._sequence = int.from_bytes(os.urandom(3)) | 0x5E000000
-        self._buffer = np.zeros(self._PIECE // 4, np.uint32)
+        self._rings = [_Ring(_DUMP_DATAGRAMS, _DUMP_STRIDE) for _ in range(2)]
+        self._piece = np.zeros(_DUMP_DATAGRAMS * _DUMP_STRIDE // 4, np.uint32)
+        self._received = 0
+        self._error: OSError | None = None
         self.done = False
         try:
-            self._socket.send(conntrack.dump_request(self._sequence))
+            self._socket.send(conntrack.dump_request(int.from_bytes(os.urandom(3)) | 0x5E000000))
         except BaseException:
             self._socket.close()
             raise
+        self._begin_to_fill()
+
+    def _begin_to_fill(self) -> None:
+        self._rings.reverse()
+        self._thread = threading.Thread(target=self._fill, daemon=True)
+        self._thread.start()
+
+    def _fill(self) -> None:
+        try:
+            self._received = self._rings[0].receive(self._socket.fileno(), 0, _MSG_WAITFORONE)
+        except OSError as error:
+            self._error = error
 
     def step(self) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
-        """(words, message offsets in words) of the next piece; `done` is set with the last one.
+        """(words, message offsets in words) of the next piece, valid until the next step.
 
-        Raises OSError if the kernel refuses, DecodeError if the bytes make no sense.
+        `done` is set with the last one. Raises OSError if the kernel refuses, DecodeError if the bytes make no sense.
         """
-        view = self._buffer.data.cast("B")
-        filled = 0
-        while filled + self._DATAGRAM <= self._PIECE and not self.done:
-            received = self._socket.recv_into(view[filled:])
-            if received % 4 or not received:
-                raise DecodeError(f"datagram of {received} bytes in a dump", received)
-            self.done = self._ends_here(filled, received)
-            filled += received
-        words = self._buffer[: filled // 4]
-        offsets, end, done = columns.message_offsets(words)
-        self.done = self.done or done
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        ring = self._rings[0]
+        lengths = ring.lengths[: self._received].tolist()
+        if any(length % 4 or length > _DUMP_STRIDE for length in lengths):
+            raise DecodeError(f"datagrams of {max(lengths)} bytes in a dump", 0)
+        self.done = not lengths or _ends_dump(ring.rows[len(lengths) - 1, : lengths[-1] // 4])
         if self.done:
             self.close()
+        else:
+            self._begin_to_fill()
+        words, at = self._piece, 0
+        for i, length in enumerate(lengths):
+            words[at : at + length // 4] = ring.rows[i, : length // 4]
+            at += length // 4
+        words = words[:at]
+        offsets, end, _ = columns.message_offsets(words)
         return words[:end], offsets
-
-    def _ends_here(self, start: int, received: int) -> bool:
-        """NLMSG_DONE and NLMSG_ERROR come alone or as the last message of a datagram (af_netlink.c)."""
-        tail = self._buffer[(start + received) // 4 - 5 : (start + received) // 4]
-        alone = self._buffer[start // 4 : start // 4 + 5]
-        return any(
-            len(header) == 5 and header[1] & 0xFFFF in (netlink.NLMSG_DONE, netlink.NLMSG_ERROR)
-            and header[2] == self._sequence and (header is alone or header[0] == 20)
-            for header in (alone, tail)
-        )  # fmt: skip
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.intp]]]:
         while not self.done:
@@ -173,7 +197,16 @@ class Dump:
 
     def close(self) -> None:
         """Gives the socket back."""
+        self._thread.join()
         self._socket.close()
+
+
+def _ends_dump(datagram: NDArray[np.uint32]) -> bool:
+    """Whether NLMSG_DONE (20 bytes) is its last message, or NLMSG_DONE or NLMSG_ERROR its only one (af_netlink.c)."""
+    if datagram[1] & 0xFFFF in (netlink.NLMSG_DONE, netlink.NLMSG_ERROR):
+        return True
+    header = datagram[-5:]
+    return bool(header[0] == 20 and header[1] & 0xFFFF == netlink.NLMSG_DONE and (header[2:4] == datagram[2:4]).all())
 
 
 def require() -> None:

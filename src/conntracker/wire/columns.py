@@ -162,7 +162,9 @@ class _Buffer:
         """Word-major matrix of these messages, which all have this many words."""
         if len(index) == len(self.offsets) and len(index) * words == len(self.words):
             return np.ascontiguousarray(self.words.reshape(-1, words).T)
-        return self.words.take(self.offsets[index][None, :] + np.arange(words)[:, None])
+        # Every place of the buffer as the start of a message: a view, of which only these rows are copied.
+        starts = np.lib.stride_tricks.sliding_window_view(self.words, words)
+        return np.ascontiguousarray(starts[self.offsets[index]].T)
 
     def message(self, i: int) -> bytes:
         start, length = int(self.offsets[i]), int(self.lengths[i])
