@@ -32,8 +32,8 @@ class FlowTable:
     """
 
     def __init__(self, expected: int = 0) -> None:
-        capacity = 1 << max(12, (expected + expected // 8).bit_length())
-        self.families = {4: _Family(4, 1, capacity), 6: _Family(6, 4, 1 << 12)}
+        capacity = 1 << max(16, (expected + expected // 8).bit_length())
+        self.families = {4: _Family(4, 1, capacity), 6: _Family(6, 4, 1 << 16)}
         self._serial = 0
 
     def __len__(self) -> int:
@@ -387,7 +387,7 @@ class _Family:
         dropped = int(np.count_nonzero(done))
         if dropped:
             capacity = len(self.ports)
-            while capacity > 1 << 12 and (self.size - dropped) * 4 < capacity:
+            while capacity > 1 << 16 and (self.size - dropped) * 4 < capacity:
                 capacity //= 2
             self._rebuild(np.flatnonzero(~done), capacity)
         return dropped

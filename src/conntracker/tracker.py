@@ -32,8 +32,9 @@ TIMESTAMPS = "net/netfilter/nf_conntrack_timestamp"
 
 # Waking up for each event costs ten times what events cost in heaps: after the first, wait a little for more.
 _NAP = 0.005
-_OLDEST = 0.05  # and never keep one longer than this
-_TRICKLE = 64  # when fewer came in a nap, the next one is long
+_OLDEST = 0.1  # seconds; and never keep one longer than this
+_WORTH = 2000  # events that are worth waking up for
+_SMALL_BUFFER = 32 << 20  # bytes; below it a long nap could lose events
 _REDUMP_PAUSE = 1_000_000  # µs between two dumps while events keep being lost
 
 
@@ -95,6 +96,7 @@ class Capture:
         self.tracking.probe()
         self._socket = conntrack.EventSocket(self._receive_buffer)
         self._stack.callback(self._socket.close)
+        self._longest_nap = _OLDEST if self._socket.receive_buffer >= _SMALL_BUFFER else _NAP
         self.tracking.begin()
         self._calm = now()
         if self._dumps:
@@ -188,16 +190,16 @@ class Capture:
                 return items
 
     def _collect(self) -> None:
-        """Fills the ring, napping between two looks for as long as events are few and young."""
+        """Fills the ring, napping between two looks: long naps while events are few, short ones while they are many."""
         count = self._socket.receive()
         if not count or self._dump is not None or self.stopped:
             return
-        oldest = time.monotonic()
+        began = time.monotonic()
         nap = _NAP
-        while self._socket.room and time.monotonic() - oldest < _OLDEST:
-            time.sleep(nap)
+        while self._socket.room and (left := began + _OLDEST - time.monotonic()) > 0:
+            time.sleep(min(nap, left))
             count = self._socket.receive()
-            nap = _NAP if count >= _TRICKLE else max(0.0, _OLDEST - (time.monotonic() - oldest))
+            nap = max(_NAP, min(self._longest_nap, nap * _WORTH / (count + 1)))
 
     def _decode(self) -> list[Batch]:
         rows, lengths = self._socket.take()

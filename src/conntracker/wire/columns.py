@@ -52,9 +52,10 @@ class Shape:
         self.icmp = {prefix: prefix + "icmp_type" in self.word for prefix in ("", "reply_")}
         self.has_ports = {prefix: prefix + "sport" in self.word for prefix in ("", "reply_")}
 
-    def fits(self, words: U32) -> NDArray[np.bool_]:
+    def fits(self, words: U32, scratch: _Scratch) -> NDArray[np.bool_]:
         """Which messages (columns of the word-major matrix) have this shape."""
-        difference = words[self.positions]
+        difference = scratch.matrix(len(self.positions), words.shape[1])
+        np.take(words, self.positions, axis=0, out=difference, mode="clip")
         difference ^= self.expected
         fits: NDArray[np.bool_] = np.bitwise_or.reduce(difference, axis=0) == 0
         return fits
@@ -133,6 +134,19 @@ def _wide(words: U32, at: int) -> U64:
     return _join(_host(words[at]), _host(words[at + 1]))
 
 
+class _Scratch:
+    """Memory for one matrix, used again: asking the kernel for new pages each time costs as much as decoding."""
+
+    def __init__(self) -> None:
+        self._words = np.empty(0, np.uint32)
+
+    def matrix(self, rows: int, columns: int) -> U32:
+        """uint32[rows, columns], valid until the next call."""
+        if len(self._words) < rows * columns:
+            self._words = np.empty(rows * columns * 5 // 4, np.uint32)
+        return self._words[: rows * columns].reshape(rows, columns)
+
+
 class _Rows:
     """Datagrams in rows of equal stride."""
 
@@ -141,10 +155,12 @@ class _Rows:
         self.lengths, self.kinds = rows[:, 0], rows[:, 1] & np.uint32(0xFFFF)
         self.whole = (received == self.lengths) & (received <= rows.shape[1] * 4) & (received >= netlink.BODY)
 
-    def gather(self, index: Index, words: int) -> U32:
+    def gather(self, index: Index, words: int, scratch: _Scratch) -> U32:
         """Word-major matrix of the first `words` words of these messages."""
-        rows = self.rows if len(index) == len(self.rows) else self.rows[index]
-        return np.ascontiguousarray(rows[:, :words].T)
+        rows = self.rows[:, :words]
+        out = scratch.matrix(words, len(index))
+        out[:] = (rows if len(index) == len(rows) else rows[index]).T
+        return out
 
     def message(self, i: int) -> bytes:
         return bytes(self.rows[i])[: int(self.received[i])]
@@ -158,13 +174,14 @@ class _Buffer:
         self.lengths, self.kinds = words[offsets], words[offsets + 1] & np.uint32(0xFFFF)
         self.whole = self.lengths >= netlink.BODY
 
-    def gather(self, index: Index, words: int) -> U32:
+    def gather(self, index: Index, words: int, scratch: _Scratch) -> U32:
         """Word-major matrix of these messages, which all have this many words."""
+        out = scratch.matrix(words, len(index))
         if len(index) == len(self.offsets) and len(index) * words == len(self.words):
-            return np.ascontiguousarray(self.words.reshape(-1, words).T)
-        # Every place of the buffer as the start of a message: a view, of which only these rows are copied.
-        starts = np.lib.stride_tricks.sliding_window_view(self.words, words)
-        return np.ascontiguousarray(starts[self.offsets[index]].T)
+            out[:] = self.words.reshape(-1, words).T
+        else:  # every place of the buffer as the start of a message: a view, of which only these rows are copied
+            out[:] = np.lib.stride_tricks.sliding_window_view(self.words, words)[self.offsets[index]].T
+        return out
 
     def message(self, i: int) -> bytes:
         start, length = int(self.offsets[i]), int(self.lengths[i])
@@ -184,6 +201,8 @@ class Decoder:
     undecodable: int = 0
     unknown: int = 0
     _shapes: dict[int, list[Shape]] = field(default_factory=dict)
+    _matrix: _Scratch = field(default_factory=_Scratch)
+    _headers: _Scratch = field(default_factory=_Scratch)
 
     def decode_rows(self, rows: U32, lengths: U32, time: int) -> list[Batch]:
         """Events, one whole datagram a row.
@@ -218,7 +237,7 @@ class Decoder:
         else:
             groups = [(int(k), np.flatnonzero(regular & (key == k))) for k in np.unique(key[regular])]
         for k, index in groups:
-            left = self._by_shapes(k, index, source.gather(index, (k & 0xFFFF) // 4), parts)
+            left = self._by_shapes(k, index, source.gather(index, (k & 0xFFFF) // 4, self._matrix), parts)
             odd = np.concatenate([odd, left])
         for i in odd.tolist():
             self._alone(i, source.message(i), parts)
@@ -241,7 +260,7 @@ class Decoder:
                     continue
             shape = shapes[tried]
             tried += 1
-            fits = shape.fits(words)
+            fits = shape.fits(words, self._headers)
             if fits.all():
                 good, index, rows = words, index[:0], index
             elif fits.any():
