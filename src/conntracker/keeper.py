@@ -136,12 +136,8 @@ class Keeper:
         from conntracker.recording.query import log_directions
         from conntracker.recording.reader import open_recording
 
-        lines: Counter[str] = Counter()
         with open_recording(self._recording.path) as recording:
-            for kind, columns in log_directions(recording):
-                log.write_directions(out, kind, columns, lines[kind])
-                lines[kind] += len(columns["sport"])
-        return lines.total()
+            return log.write_groups(out, log_directions(recording))
 
     def count(self) -> str:
         """How many flows of which protocol, for the summary."""

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from conntracker.model import DUMP, NO_STATE, UNKNOWN, Batch, DecodeError
 from conntracker.wire import conntrack, netlink
-from conntracker.wire.columns import Decoder, message_offsets
+from conntracker.wire.columns import Decoder
+from conntracker.wire.dumps import message_offsets
 from support.messages import damaged, message, messages, rows
 
 COUNTERS = ("packets", "bytes", "reply_packets", "reply_bytes", "start", "stop")

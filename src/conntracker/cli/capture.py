@@ -7,7 +7,6 @@ import errno
 import os
 import re
 import signal
-import sys
 import time
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
@@ -72,7 +71,7 @@ def run(args: Namespace) -> int:
             )
     output = Output(args.output)
     if not args.daemon:
-        return _capture(args, output, _say, lambda: None)
+        return _capture(args, output, say, lambda: None)
     if output.standard:
         raise ValueError("-d has no standard output: -o FILE")
     return _background(args, output)
@@ -229,12 +228,6 @@ def _loss_line(kind: str, since: int, until: int, events: int | None) -> str:
         "untracked": "connection tracking was off: flows then are missing",
     }  # fmt: skip
     return f"{window}: {what[kind]}"
-
-
-def _say(line: str) -> None:
-    with contextlib.suppress(OSError):
-        say(line)
-        sys.stderr.flush()
 
 
 def duration(text: str) -> float:

@@ -1,35 +1,19 @@
-"""What several commands share: the filter options, times, messages, and where output goes."""
+"""What several commands share: the filter options, times, and messages."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
 import sys
-import tempfile
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Iterator
 
     from conntracker.filters import Filter
 
-__all__ = [
-    "BAD_INPUT",
-    "MISSING",
-    "add_filter_arguments",
-    "error_text",
-    "fail",
-    "filter_of",
-    "output",
-    "parse_time",
-    "say",
-]
-
-# Exit codes: bad usage or input; a privilege, library or kernel feature that is missing.
-BAD_INPUT, MISSING = 2, 3
+__all__ = ["add_filter_arguments", "filter_of", "parse_time", "say"]
 
 AGO = re.compile(r"(\d{1,9}) ?([smhdw])(?: ago)?", re.ASCII)
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -37,21 +21,9 @@ CLOCK = re.compile(r"(?:(today|yesterday) )?(\d{1,2}:\d\d(?::\d\d)?)", re.ASCII)
 
 
 def say(message: str) -> None:
-    """One line on standard error."""
-    print(f"conntracker: {message}", file=sys.stderr)
-
-
-def fail(message: str, code: int = BAD_INPUT) -> int:
-    """Says why on standard error and gives the exit code back."""
-    say(message)
-    return code
-
-
-def error_text(error: BaseException) -> str:
-    """An error in one line, without Python's own words."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    """One line on standard error, if there still is one."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(f"conntracker: {message}", file=sys.stderr, flush=True)
 
 
 def add_filter_arguments(parser: ArgumentParser) -> None:
@@ -100,31 +72,3 @@ def _time(text: str, now: datetime) -> datetime:
         day = now.date() - timedelta(days=clock[1] == "yesterday")
         return datetime.fromisoformat(f"{day} {clock[2] if clock[2][2] == ':' else '0' + clock[2]}")
     return datetime.fromisoformat(text.upper())
-
-
-@contextmanager
-def output(path: str) -> Iterator[BinaryIO]:
-    """Where a command writes: standard output for '-', else a file, mode 0600, that takes its name when it is whole.
-
-    It is made under a temporary name beside it, so that an earlier file stays until then and a symbolic link in its
-    place is replaced, not followed. Raises OSError with what was being done.
-    """
-    if path == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=".conntracker-", dir=os.path.dirname(path) or ".")
-    except OSError as error:
-        raise OSError(error.errno, f"writing {path}: {error.strerror}") from error
-    try:
-        with open(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    except BaseException as error:
-        os.unlink(temporary)
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError) and error.filename is None:
-            raise OSError(error.errno, f"writing {path}: {error.strerror}") from error
-        raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import sys
@@ -10,6 +9,7 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import NoReturn
 
 from conntracker import __version__
+from conntracker.cli.common import say
 
 # Command to (module, what it does). The capture is what the program does without a command.
 COMMANDS = {
@@ -47,8 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         code, line = explain(error)
         if code is None:
             raise
-        with contextlib.suppress(OSError):
-            print(f"conntracker: {line}", file=sys.stderr)
+        say(line)
         return code
 
 
@@ -73,8 +72,7 @@ def _run(arguments: list[str]) -> int:
 
 def closed() -> int:
     """The reader of our output has seen enough: that is its right, and no error."""
-    with contextlib.suppress(OSError):
-        print("conntracker: the output was closed before everything was written", file=sys.stderr)
+    say("the output was closed before everything was written")
     # What Python still holds back for standard output has nowhere to go.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
@@ -86,7 +84,7 @@ def explain(error: Exception) -> tuple[int | None, str]:
     if isinstance(error, OSError):
         return _explain_system(error)
     if isinstance(error, ImportError):
-        return MISSING, text
+        return MISSING, f"{text} ('conntracker doctor' says what to install)"
     if type(error).__name__ == "TrackingOff":
         return MISSING, text
     if isinstance(error, ValueError):

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
-from collections import Counter
 from typing import TYPE_CHECKING, BinaryIO
 
-from conntracker.cli.common import (
-    MISSING,
-    add_filter_arguments,
-    error_text,
-    fail,
-    filter_of,
-    output,
-    parse_time,
-    say,
-)
+from conntracker.cli.common import add_filter_arguments, filter_of, parse_time, say
+from conntracker.output import Output
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -25,9 +14,7 @@ if TYPE_CHECKING:
     from conntracker.filters import Filter
     from conntracker.recording.reader import Recording
 
-__all__ = ["HELP", "add_arguments", "run"]
-
-HELP = "print a recording"
+__all__ = ["add_arguments", "run"]
 
 TABLE_COLUMNS = (
     "proto", "src", "sport", "dst", "dport", "state", "packets", "bytes", "reply_packets", "reply_bytes", "start",
@@ -61,21 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Prints what the options ask for; 0, 2 for bad input (what is readable is printed), 3 without DuckDB."""
-    try:
-        return _show(args)
-    except BrokenPipeError:
-        # Python flushes standard output once more when it ends, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        say("the output was closed, stopped there")
-        return 0
-    except ImportError as error:
-        return fail(f"a library is missing: {error} (pip install duckdb)", MISSING)
-    except (ValueError, OSError) as error:
-        return fail(error_text(error))
-
-
-def _show(args: Namespace) -> int:
+    """Prints what the options ask for; 2 when something was damaged and only the rest could be printed."""
     _check(args)
     wanted = filter_of(args)
     since, until = (
@@ -85,9 +58,12 @@ def _show(args: Namespace) -> int:
     from conntracker.recording.reader import open_recording
 
     with open_recording(args.read) as recording:
-        with output(args.output) as out:
+        with Output(args.output).open() as out:
             if args.format == "log":
-                _write_log(out, recording, wanted, since, until)
+                from conntracker.formats.log import write_groups
+                from conntracker.recording.query import log_directions
+
+                write_groups(out, log_directions(recording, wanted, since, until))
             else:
                 _write_rows(out, recording, args, (wanted, since, until))
         _say_losses(recording)
@@ -125,16 +101,6 @@ def _write_rows(
     optional = TABLE_OPTIONAL if args.group_by is None else GROUPS_OPTIONAL
     for line in table_lines(chunks, shutil.get_terminal_size().columns, optional):
         out.write(line.encode())
-
-
-def _write_log(out: BinaryIO, recording: Recording, wanted: Filter, since: int | None, until: int | None) -> None:
-    from conntracker.formats.log import write_directions
-    from conntracker.recording.query import log_directions
-
-    written: Counter[str] = Counter()
-    for kind, columns in log_directions(recording, wanted, since, until):
-        write_directions(out, kind, columns, written[kind])
-        written[kind] += len(columns["sport"])
 
 
 def _say_losses(recording: Recording) -> None:

@@ -10,7 +10,8 @@ NUL-padded text, and the NULs are taken out at the end: a million lines take a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, BinaryIO
 
@@ -34,17 +35,29 @@ def write_log(out: BinaryIO, directions: Callable[[int, int], tuple[tuple[U64, .
 
     Returns the number of lines. Errors of `out` pass through.
     """
-    lines = 0
-    with WriteBehind(out) as behind:
+
+    def groups() -> Iterator[tuple[str, Mapping[str, NDArray[Any]]]]:
         for label, family, proto in LOG_GROUPS:
             addresses, ports = sort_distinct(*directions(family, proto))
-            if len(ports):
-                columns: dict[str, NDArray[Any]] = dict(zip(ADDRESS_COLUMNS, unpack_addresses(addresses), strict=True))
-                bits = 8 if label.startswith("ICMP") else 16
-                columns |= {"sport": ports >> np.uint32(bits), "dport": ports & np.uint32((1 << bits) - 1)}
-                write_directions(behind, label, columns, 0)
-                lines += len(ports)
-    return lines
+            columns: dict[str, NDArray[Any]] = dict(zip(ADDRESS_COLUMNS, unpack_addresses(addresses), strict=True))
+            bits = 8 if label.startswith("ICMP") else 16
+            columns |= {"sport": ports >> np.uint32(bits), "dport": ports & np.uint32((1 << bits) - 1)}
+            yield label, columns
+
+    return write_groups(out, groups())
+
+
+def write_groups(out: BinaryIO, groups: Iterable[tuple[str, Mapping[str, NDArray[Any]]]]) -> int:
+    """Writes directions that are sorted and distinct already: (label, columns), a group in one part or several.
+
+    Columns as in `write_directions`. Returns the number of lines.
+    """
+    lines: Counter[str] = Counter()
+    with WriteBehind(out) as behind:
+        for label, columns in groups:
+            write_directions(behind, label, columns, lines[label])
+            lines[label] += len(columns["sport"])
+    return lines.total()
 
 
 def unpack_addresses(words: tuple[U64, ...]) -> tuple[U64, U64, U64, U64]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conntracker.model import DecodeError
-from conntracker.wire import columns, conntrack, netlink
+from conntracker.wire import conntrack, dumps, netlink
 
 NETLINK_NETFILTER = 12
 SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5
@@ -190,7 +190,7 @@ class Dump:
             words[at : at + length // 4] = ring.rows[i, : length // 4]
             at += length // 4
         words = words[:at]
-        offsets, end, _ = columns.message_offsets(words)
+        offsets, end, _ = dumps.message_offsets(words)
         return words[:end], offsets
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.intp]]]:

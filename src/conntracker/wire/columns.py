@@ -15,136 +15,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from conntracker.model import DUMP, NO_STATE, U32, U64, UNKNOWN, Batch, DecodeError
+from conntracker.model import DUMP, NO_STATE, U32, UNKNOWN, Batch, DecodeError
 from conntracker.wire import conntrack, netlink
+from conntracker.wire.shapes import COUNTERS, Columns, Scratch, Shape
 
 Index: TypeAlias = NDArray[np.intp]
-Columns: TypeAlias = dict[str, NDArray[Any]]
 
-COUNTERS = ("packets", "bytes", "reply_packets", "reply_bytes", "start", "stop")
-PORT_FIELDS = ("sport", "dport", "icmp_id", "icmp_type", "icmp_code", "zone", "proto")
 MAX_SHAPES = 64  # for one length and type; beyond it, messages of new shapes are walked one by one
-_HEADER_WORDS = netlink.HEADER.size // 4
-
-
-class Shape:
-    """Where the fields of one kind of message stand.
-
-    positions, expected   words that must be equal: type and flags, nfgenmsg, every attribute header
-    word                  field to the index of the 32-bit word its payload begins at
-    """
-
-    __slots__ = ("event", "expected", "family", "has_ports", "icmp", "positions", "unknown", "word")
-
-    def __init__(self, message: bytes) -> None:
-        """Learns from one message. Raises DecodeError as `conntrack.decode_message` does."""
-        record = conntrack.decode_message(message)
-        if len(message) % 4:
-            raise DecodeError("length is no multiple of four", len(message))
-        positions, self.word = [1, _HEADER_WORDS], {}
-        for path, header, payload, _ in conntrack.walk(message, netlink.BODY, len(message)):
-            positions.append(header // 4)
-            if path in conntrack.FIELDS:
-                self.word[conntrack.FIELDS[path][0]] = payload // 4
-        self.event, self.family, self.unknown = record.kind, record.family, record.unknown
-        self.positions = np.array(positions, np.intp)
-        self.expected = np.frombuffer(message, np.uint32)[self.positions][:, None].copy()
-        self.icmp = {prefix: prefix + "icmp_type" in self.word for prefix in ("", "reply_")}
-        self.has_ports = {prefix: prefix + "sport" in self.word for prefix in ("", "reply_")}
-
-    def fits(self, words: U32, scratch: _Scratch) -> NDArray[np.bool_]:
-        """Which messages (columns of the word-major matrix) have this shape."""
-        difference = scratch.matrix(len(self.positions), words.shape[1])
-        np.take(words, self.positions, axis=0, out=difference, mode="clip")
-        difference ^= self.expected
-        fits: NDArray[np.bool_] = np.bitwise_or.reduce(difference, axis=0) == 0
-        return fits
-
-    def columns(self, words: U32) -> Columns:
-        """The columns of a Batch, by name, from the word-major matrix of messages that fit."""
-        n = words.shape[1]
-        big = {name: _host(words[at]) for name, at in self.word.items() if not name.endswith(("6", "4"))}
-        out: Columns = {"event": np.full(n, self.event, np.uint8)}
-        for prefix in ("", "reply_"):
-            self._addresses(out, prefix, words)
-            out[prefix + "ports"] = self._ports(prefix, big, n)
-        for name in ("id", "status", "mark"):
-            out[name] = big[name] if name in big else np.zeros(n, np.uint32)
-        state = big.get("tcp_state")
-        out["tcp_state"] = np.full(n, NO_STATE, np.uint8) if state is None else (state >> 24).astype(np.uint8)
-        for name in COUNTERS:
-            if name in self.word:
-                out[name] = _wide(words, self.word[name])
-        return out
-
-    def _addresses(self, out: Columns, prefix: str, words: U32) -> None:
-        src, dst = (self.word.get(f"{prefix}{end}{self.family}") for end in ("src", "dst"))
-        for i in range(1 if self.family == 4 else 4):
-            at = (src, dst)[i // 2] if self.family == 6 else src
-            name = f"{prefix}addresses{i}"
-            if src is None or dst is None or at is None:
-                out[name] = np.zeros(words.shape[1], np.uint64)
-            elif self.family == 6:
-                out[name] = _wide(words, at + 2 * (i % 2))
-            else:
-                out[name] = _join(_host(words[src]), _host(words[dst]))
-
-    def _ports(self, prefix: str, big: dict[str, U32], n: int) -> U64:
-        """Payloads start at a word, so a 16-bit field is its upper half and an 8-bit field its uppermost byte."""
-        if self.has_ports[prefix]:
-            high = big[prefix + "sport"] & np.uint32(0xFFFF0000)
-            if prefix + "dport" in big:
-                high |= big[prefix + "dport"] >> np.uint32(16)
-        elif self.icmp[prefix]:
-            high = (big[prefix + "icmp_type"] >> np.uint32(24)) << np.uint32(8)
-            if prefix + "icmp_code" in big:
-                high |= big[prefix + "icmp_code"] >> np.uint32(24)
-            if prefix + "icmp_id" in big:
-                high |= big[prefix + "icmp_id"] & np.uint32(0xFFFF0000)
-        else:
-            high = np.zeros(n, np.uint32)
-        low = np.zeros(n, np.uint32)
-        if prefix + "proto" in big:
-            low |= (big[prefix + "proto"] >> np.uint32(24)) << np.uint32(8)
-        if "zone" in big:
-            low |= big["zone"] & np.uint32(0xFFFF0000)
-        return _join(high, low)
-
-
-if sys.byteorder == "little":
-
-    def _host(word: U32) -> U32:
-        """A big-endian 32-bit payload as numbers."""
-        return word.byteswap()
-else:
-
-    def _host(word: U32) -> U32:
-        return word.copy()
-
-
-def _join(high: U32, low: U32) -> U64:
-    joined = high.astype(np.uint64)
-    joined <<= np.uint64(32)
-    joined |= low
-    return joined
-
-
-def _wide(words: U32, at: int) -> U64:
-    """A big-endian 64-bit payload as numbers."""
-    return _join(_host(words[at]), _host(words[at + 1]))
-
-
-class _Scratch:
-    """Memory for one matrix, used again: asking the kernel for new pages each time costs as much as decoding."""
-
-    def __init__(self) -> None:
-        self._words = np.empty(0, np.uint32)
-
-    def matrix(self, rows: int, columns: int) -> U32:
-        """uint32[rows, columns], valid until the next call."""
-        if len(self._words) < rows * columns:
-            self._words = np.empty(rows * columns * 5 // 4, np.uint32)
-        return self._words[: rows * columns].reshape(rows, columns)
 
 
 class _Rows:
@@ -155,7 +32,7 @@ class _Rows:
         self.lengths, self.kinds = rows[:, 0], rows[:, 1] & np.uint32(0xFFFF)
         self.whole = (received == self.lengths) & (received <= rows.shape[1] * 4) & (received >= netlink.BODY)
 
-    def gather(self, index: Index, words: int, scratch: _Scratch) -> U32:
+    def gather(self, index: Index, words: int, scratch: Scratch) -> U32:
         """Word-major matrix of the first `words` words of these messages."""
         rows = self.rows[:, :words]
         out = scratch.matrix(words, len(index))
@@ -174,7 +51,7 @@ class _Buffer:
         self.lengths, self.kinds = words[offsets], words[offsets + 1] & np.uint32(0xFFFF)
         self.whole = self.lengths >= netlink.BODY
 
-    def gather(self, index: Index, words: int, scratch: _Scratch) -> U32:
+    def gather(self, index: Index, words: int, scratch: Scratch) -> U32:
         """Word-major matrix of these messages, which all have this many words."""
         out = scratch.matrix(words, len(index))
         if len(index) == len(self.offsets) and len(index) * words == len(self.words):
@@ -201,8 +78,8 @@ class Decoder:
     undecodable: int = 0
     unknown: int = 0
     _shapes: dict[int, list[Shape]] = field(default_factory=dict)
-    _matrix: _Scratch = field(default_factory=_Scratch)
-    _headers: _Scratch = field(default_factory=_Scratch)
+    _matrix: Scratch = field(default_factory=Scratch)
+    _headers: Scratch = field(default_factory=Scratch)
 
     def decode_rows(self, rows: U32, lengths: U32, time: int) -> list[Batch]:
         """Events, one whole datagram a row.
@@ -339,55 +216,3 @@ def _joined(parts: list[tuple[Index, Columns]]) -> Columns:
         )
         for name, dtype in names.items()
     }
-
-
-def message_offsets(words: U32) -> tuple[Index, int, bool]:
-    """Where the messages of a dump's buffer begin.
-
-    words   uint32[m]: whole datagrams back to back, of a dump
-
-    Returns (word index of each message, how many words they cover, whether NLMSG_DONE stands behind them). Found by a
-    scan for the first message's type and sequence, then proven: each message must end where the next begins. If that
-    fails, by walking from header to header. Raises DecodeError where a length is impossible, and OSError with the
-    kernel's number on NLMSG_ERROR.
-    """
-    found = _scan(words)
-    if found is not None:
-        return found
-    return _step(words)
-
-
-def _scan(words: U32) -> tuple[Index, int, bool] | None:
-    if len(words) < _HEADER_WORDS:
-        return None
-    candidates = np.flatnonzero((words[2:-1] == words[2]) & (words[3:] == words[3]))
-    candidates = candidates[words[candidates + 1] == words[1]]
-    if not len(candidates) or candidates[0] != 0:
-        return None
-    lengths = words[candidates]
-    ends = candidates + ((lengths + np.uint32(3)) >> np.uint32(2)).astype(np.intp)
-    chained = (candidates[1:] == ends[:-1]).all()
-    if not chained or words[1] & 0xFFFF in (netlink.NLMSG_ERROR, netlink.NLMSG_DONE):
-        return None
-    end = int(ends[-1])
-    if end == len(words):
-        return candidates, end, False
-    done = end + 1 < len(words) and words[end + 1] & 0xFFFF == netlink.NLMSG_DONE
-    return (candidates, end, True) if done else None
-
-
-def _step(words: U32) -> tuple[Index, int, bool]:
-    at = 0
-    offsets: list[int] = []
-    while at < len(words):
-        length = int(words[at])
-        if length < netlink.HEADER.size or at + netlink.align(length) // 4 > len(words):
-            raise DecodeError(f"netlink message of {length} bytes", at * 4)
-        kind = int(words[at + 1]) & 0xFFFF
-        if kind == netlink.NLMSG_DONE:
-            return np.array(offsets, np.intp), at, True
-        if kind == netlink.NLMSG_ERROR:
-            raise OSError(-int(words[at + 4].astype(np.int32)), "the kernel refused to list connections")
-        offsets.append(at)
-        at += netlink.align(length) // 4
-    return np.array(offsets, np.intp), at, False
