@@ -12,7 +12,7 @@ ROOT = Path(conntracker.__file__).parent
 # Each layer may import from those before it, and from itself.
 LAYERS = (
     {"model"},
-    {"wire", "sources", "sorting"},
+    {"wire", "sources", "sorting", "index"},
     {"filters", "flows"},
     {"recording", "formats"},
     {"restore"},

@@ -1,28 +1,23 @@
 """The flow table: batches of conntrack messages in, one row a flow out.
 
 A flow is one life of one conntrack entry: its original tuple, zone and kernel id, from the first sight of it to its
-DESTROY. The same tuple seen again after that is a new flow. Rows are found by open addressing over columns, a whole
-batch at a time.
+DESTROY. The same tuple seen again after that is a new flow. All is done to whole batches, column by column.
 """
 
 from __future__ import annotations
 
-import os
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from conntracker.index import KeyIndex, Rows
 from conntracker.model import DESTROY, DUMP, IPS_SEEN_REPLY, NEW, NO_STATE, U8, U32, U64, UNKNOWN, Batch
 
-Rows: TypeAlias = NDArray[np.intp]
 COUNTERS = ("packets", "bytes", "reply_packets", "reply_bytes")
 
 # Bits of a row.
 _BORN, _ENDED, _END_SEEN, _DIRTY, _REPLACED = 1, 2, 4, 8, 16
-
-_FREE = -1  # an empty slot of the index
-_CLAIM = -2  # minus the number of an event: a slot that will lead to the row which this event makes
 
 
 class FlowTable:
@@ -93,20 +88,28 @@ class _Family:
     """The rows of one IP version."""
 
     def __init__(self, version: int, words: int, capacity: int) -> None:
-        self.version, self.size = version, 0
-        self.addresses = [np.empty(capacity, np.uint64) for _ in range(words)]
+        self.version = version
+        self.index = KeyIndex(["u8"] * words + ["u8", "u4"], capacity)  # addresses, ports, id
         self.reply_addresses = [np.empty(capacity, np.uint64) for _ in range(words)]
-        self.ports, self.reply_ports = np.empty(capacity, np.uint64), np.empty(capacity, np.uint64)
-        self.id, self.status, self.mark = (np.empty(capacity, np.uint32) for _ in range(3))
+        self.reply_ports, self.serial = np.empty(capacity, np.uint64), np.empty(capacity, np.uint64)
+        self.status, self.mark = np.empty(capacity, np.uint32), np.empty(capacity, np.uint32)
         self.tcp_state, self.bits = np.empty(capacity, np.uint8), np.empty(capacity, np.uint8)
-        self.serial = np.empty(capacity, np.uint64)
         self.first, self.last, self.start, self.end = (np.empty(capacity, np.int64) for _ in range(4))
         self.counters: dict[str, U64] = {}
         self.made = np.zeros(256, np.int64)
-        self._slots = np.full(capacity * 2, _FREE, np.int32)
         self._scratch = np.empty(capacity, np.int32)
-        # Secret odd multipliers: nobody can choose packets whose flows meet in one slot.
-        self._factors = np.frombuffer(os.urandom(8 * (words + 2)), np.uint64) | np.uint64(1)
+
+    @property
+    def size(self) -> int:
+        return self.index.size
+
+    @property
+    def addresses(self) -> list[U64]:
+        return self.index.columns[:-2]
+
+    @property
+    def ports(self) -> U64:
+        return self.index.columns[-2]
 
     # --- taking in ---------------------------------------------------------------------------------------------
 
@@ -165,16 +168,27 @@ class _Family:
             again = np.isin(rows, rows[new[twice]])
         return again
 
+    def _place(self, batch: Batch, serial: int) -> tuple[Rows, NDArray[np.bool_], int]:
+        """The row of each event. The first event of a flow not known yet makes its row, and is taken in with that.
+
+        Returns (rows, which events made a row, next serial).
+        """
+        self._reserve(len(batch))
+        rows, first = self.index.place([*batch.addresses, batch.ports, batch.id])
+        makers = np.flatnonzero(first)
+        if len(makers):
+            self._fill(batch, makers, rows[makers], serial)
+        return rows, first, serial + len(makers)
+
     def _replace(self, batch: Batch, rows: Rows, serial: int) -> int:
-        """A new life for each of `rows`: the old row is left as it is, and its slot leads to a new row."""
+        """A new life for each of `rows`: the old row is left as it is, and its key leads to a new row."""
         if not len(rows):
             return serial
         self._reserve(len(rows))
         old, first = np.unique(rows, return_index=True)
-        slots = self._slots_of(old)
-        new = self._append(batch, first, serial)
+        new = self.index.replace(old)
         self.bits[old] |= _REPLACED
-        self._slots[slots] = new
+        self._fill(batch, first, new, serial)
         self._update(batch, new[np.searchsorted(old, rows)])
         return serial + len(new)
 
@@ -218,7 +232,7 @@ class _Family:
             if values is None:
                 continue
             if name not in self.counters:
-                self.counters[name] = np.full(len(self.ports), UNKNOWN, np.uint64)
+                self.counters[name] = np.full(self.index.capacity, UNKNOWN, np.uint64)
             known = values != UNKNOWN
             self.counters[name][rows[known]] = values[known]
         if batch.start is not None:
@@ -232,104 +246,21 @@ class _Family:
         self.end[: self.size][gone] = time
         return int(np.count_nonzero(gone))
 
-    # --- the index ---------------------------------------------------------------------------------------------
+    # --- rows ---------------------------------------------------------------------------------------------------
 
-    def _hash(self, addresses: tuple[U64, ...], ports: U64, ids: U32) -> U64:
-        h: U64 = ports * self._factors[0]
-        words: list[NDArray[Any]] = [*addresses, ids]
-        for word, factor in zip(words, self._factors[1:], strict=True):
-            h ^= h >> np.uint64(29)
-            h += word
-            h *= factor
-        h ^= h >> np.uint64(32)
-        return h
-
-    def _probe(self, addresses: tuple[U64, ...], ports: U64, ids: U32) -> tuple[Rows, Rows]:
-        """Where to look for a flow: the first slot, and the odd step to the next ones (double hashing)."""
-        h = self._hash(addresses, ports, ids)
-        mask = np.uint64(len(self._slots) - 1)
-        return (h & mask).astype(np.intp), ((h >> np.uint64(40)) | np.uint64(1)).astype(np.intp)
-
-    def _place(self, batch: Batch, serial: int) -> tuple[Rows, NDArray[np.bool_], int]:
-        """The row of each event. The first event of a flow not known yet makes its row, and is taken in with that.
-
-        Returns (rows, which events made a row, next serial).
-        """
-        self._reserve(len(batch))
-        mask = len(self._slots) - 1
-        slot, step = self._probe(batch.addresses, batch.ports, batch.id)
-        rows, first, home = np.empty(len(batch), np.intp), np.zeros(len(batch), np.bool_), slot.copy()
-        pending = np.arange(len(batch))
-        while len(pending):
-            at = self._slots.take(slot)
-            empty = np.flatnonzero(at == _FREE)
-            missed = np.ones(len(pending), np.bool_)
-            if len(empty):
-                # Several events may want one slot: they claim it in turn, the first one last, and so it gets it.
-                claims = (_CLAIM - pending[empty]).astype(np.int32)
-                self._slots[slot[empty[::-1]]] = claims[::-1]
-                at = self._slots.take(slot)
-                won = empty[at.take(empty) == claims]
-                first[pending[won]], home[pending[won]] = True, slot[won]
-                missed[won] = False
-            looked = np.flatnonzero(missed)
-            found = looked[self._same(at[looked], batch, pending[looked])]
-            rows[pending[found]] = at[found]
-            missed[found] = False
-            pending, slot, step = pending[missed], slot[missed], step[missed]
-            slot = (slot + step) & mask
-        if first.any():
-            events = np.flatnonzero(first)
-            made = self._append(batch, events, serial)
-            self._slots[home[events]] = rows[events] = made
-            claimed = np.flatnonzero(rows < 0)
-            rows[claimed] = rows[_CLAIM - rows[claimed]]
-            serial += len(made)
-        return rows, first, serial
-
-    def _same(self, at: NDArray[np.int32], batch: Batch, events: Rows) -> NDArray[np.bool_]:
-        """Whether each event is of the flow that its slot leads to: a row, or the claim of another event."""
-        claimed = at < 0
-        rows = np.where(claimed, 0, at)
-        same: NDArray[np.bool_] = self.ports.take(rows) == batch.ports.take(events)
-        for mine, theirs in zip(self.addresses, batch.addresses, strict=True):
-            same &= mine.take(rows) == theirs.take(events)
-        same &= self.id.take(rows) == batch.id.take(events)
-        if claimed.any():
-            one, other = events[claimed], _CLAIM - at[claimed]
-            equal: NDArray[np.bool_] = batch.ports.take(one) == batch.ports.take(other)
-            for theirs in batch.addresses:
-                equal &= theirs.take(one) == theirs.take(other)
-            equal &= batch.id.take(one) == batch.id.take(other)
-            same[claimed] = equal
-        return same
-
-    def _slots_of(self, rows: Rows) -> Rows:
-        """The slots that lead to these rows, which are all in the index."""
-        mask = len(self._slots) - 1
-        slot, step = self._probe(tuple(a[rows] for a in self.addresses), self.ports[rows], self.id[rows])
-        while (away := self._slots[slot] != rows).any():
-            slot[away] = (slot[away] + step[away]) & mask
-        return slot
-
-    def _append(self, batch: Batch, events: Rows, serial: int) -> Rows:
-        """New rows at the end, with all that these events say, which are of different flows."""
-        n, start = len(events), self.size
-        self._reserve(n)
-        self.size += n
-        here = slice(start, self.size)
-        for mine, theirs in zip(self.addresses, batch.addresses, strict=True):
-            mine[here] = theirs.take(events)
+    def _fill(self, batch: Batch, events: Rows, rows: Rows, serial: int) -> None:
+        """All that these events say, each the first of its row; the rows are the newest ones, in a sequence."""
+        here = slice(int(rows[0]), int(rows[-1]) + 1)
         for mine, theirs in zip(self.reply_addresses, batch.reply_addresses, strict=True):
             mine[here] = theirs.take(events)
-        for name in ("ports", "reply_ports", "id", "status", "mark", "tcp_state"):
+        for name in ("reply_ports", "status", "mark", "tcp_state"):
             getattr(self, name)[here] = getattr(batch, name).take(events)
         self.first[here] = self.last[here] = batch.time
-        self.serial[here] = np.arange(serial, serial + n)
+        self.serial[here] = np.arange(serial, serial + len(rows))
         self.made += np.bincount((self.ports[here] >> np.uint64(8)).astype(np.uint8), minlength=256)
         for column in self.counters.values():
             column[here] = UNKNOWN
-        event, rows = batch.event.take(events), np.arange(start, self.size)
+        event = batch.event.take(events)
         self.start[here] = np.where(event == NEW, batch.time, -1)
         self.end[here] = -1
         self.bits[here] = np.where(event == NEW, _DIRTY | _BORN, _DIRTY)
@@ -337,22 +268,19 @@ class _Family:
             self._count(batch.take(events), rows)
         if (dead := event == DESTROY).any():
             self._finish(batch.take(events), rows, dead)
-        return rows
 
     def _per_row(self) -> list[tuple[Any, str | int]]:
-        """Where every column is kept: (container, key)."""
-        names = ("ports", "reply_ports", "id", "status", "mark", "tcp_state", "bits", "serial", "first", "last",
-                 "start", "end")  # fmt: skip
+        """Where every column but the key's is kept: (container, key)."""
+        names = ("reply_ports", "status", "mark", "tcp_state", "bits", "serial", "first", "last", "start", "end")
         places: list[tuple[Any, str | int]] = [(self.__dict__, name) for name in names]
         places += [(self.counters, name) for name in self.counters]
-        for words in (self.addresses, self.reply_addresses):
-            places += [(words, i) for i in range(len(words))]
+        places += [(self.reply_addresses, i) for i in range(len(self.reply_addresses))]
         return places
 
     def _reserve(self, more: int) -> None:
-        if self.size + more <= len(self.ports):
+        if self.size + more <= self.index.capacity:
             return
-        capacity = len(self.ports) * 2
+        capacity = self.index.capacity * 2
         while capacity < 2 * more + self.size:
             capacity *= 2
         self._rebuild(slice(self.size), capacity)
@@ -364,18 +292,8 @@ class _Family:
             column = np.empty(capacity, kept.dtype)
             column[: len(kept)] = kept
             container[key] = column
-        self.size = len(kept)
         self._scratch = np.empty(capacity, np.int32)
-        self._slots = np.full(capacity * 2, _FREE, np.int32)
-        mask = len(self._slots) - 1
-        rows = np.flatnonzero(self.bits[: self.size] & _REPLACED == 0).astype(np.int32)
-        slot, step = self._probe(tuple(a[rows] for a in self.addresses), self.ports[rows], self.id[rows])
-        while len(rows):
-            empty = np.flatnonzero(self._slots.take(slot) == _FREE)
-            self._slots[slot[empty]] = rows[empty]
-            lost = self._slots.take(slot) != rows
-            rows, slot, step = rows[lost], slot[lost], step[lost]
-            slot = (slot + step) & mask
+        self.index.rebuild(keep, self.bits[: len(kept)] & _REPLACED == 0, capacity)
 
     # --- giving out --------------------------------------------------------------------------------------------
 
@@ -386,7 +304,7 @@ class _Family:
         done = self.bits[: self.size] & (_ENDED | _DIRTY) == _ENDED
         dropped = int(np.count_nonzero(done))
         if dropped:
-            capacity = len(self.ports)
+            capacity = self.index.capacity
             while capacity > 1 << 16 and (self.size - dropped) * 4 < capacity:
                 capacity //= 2
             self._rebuild(np.flatnonzero(~done), capacity)
@@ -418,8 +336,9 @@ class _Family:
             out |= _address_columns(prefix, [word[rows] for word in words])
             out[prefix + "sport"] = (ports[rows] >> np.uint64(48)).astype(np.uint16)
             out[prefix + "dport"] = (ports[rows] >> np.uint64(32)).astype(np.uint16)
-        for name in ("id", "status", "mark", "tcp_state", "start", "end"):
+        for name in ("status", "mark", "tcp_state", "start", "end"):
             out[name] = getattr(self, name)[rows]
+        out["id"] = self.index.columns[-1][rows]
         for name in COUNTERS:
             column = self.counters.get(name)
             out[name] = np.full(len(rows), UNKNOWN, np.uint64) if column is None else column[rows]
