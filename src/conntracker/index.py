@@ -22,13 +22,15 @@ _CLAIM = -2  # minus the number of a key in its batch: a slot that will lead to 
 
 
 class KeyIndex:
-    """Rows by key.
+    """Rows by key. `capacity` is a power of two.
 
     columns   the key words of every row, as dtypes say; those of rows not made yet are undefined
     size      how many rows there are
     """
 
     def __init__(self, dtypes: list[str], capacity: int) -> None:
+        if capacity & (capacity - 1):
+            raise ValueError(f"a capacity of {capacity} is no power of two")
         self.columns: Keys = [np.empty(capacity, dtype) for dtype in dtypes]
         self.size = 0
         self._slots = np.full(capacity * 2, _FREE, np.int32)
