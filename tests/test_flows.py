@@ -83,15 +83,15 @@ class Plain:
         """Takes in one event."""
         key = (event.family, event.src, event.sport, event.proto, event.zone, event.id)
         lives = self.lives.setdefault(key, [])
-        if not lives or (event.kind == NEW and (lives[-1].born or lives[-1].ended >= 0)):
+        if not lives or (event.kind == NEW and lives[-1].ended >= 0):
             lives.append(Flow(first=time))
         flow = lives[-1]
         flow.last, flow.status, flow.mark = time, event.status, event.mark
         flow.tcp_state = event.tcp_state if event.tcp_state != NO_STATE else flow.tcp_state
         flow.packets = event.packets if event.packets != UNKNOWN else flow.packets
-        if event.kind == NEW:
+        if event.kind == NEW and not flow.born:
             flow.born, flow.start = True, time
-        if event.kind == DESTROY:
+        if event.kind == DESTROY and flow.ended < 0:
             flow.ended = time
 
 
@@ -205,6 +205,16 @@ def test_finished_flows_are_dropped_once_written() -> None:
     table.apply(batch([Event(UPDATE, src=45, status=2)], time=3))
     assert (len(table), table.seen) == (10, 50)
     assert table.changed()[0]["src_lo"].tolist() == [45]
+
+
+def test_an_event_that_is_sent_again_makes_no_flow() -> None:
+    """NEW and DESTROY that come several times, as they do beside a reliable listener, are one flow with one end."""
+    table = FlowTable()
+    table.apply(batch([Event(NEW), Event(NEW), Event(UPDATE)], time=1))
+    table.apply(batch([Event(NEW), Event(DESTROY), Event(DESTROY)], time=2))
+    table.apply(batch([Event(DESTROY)], time=3))
+    ((end, *_),) = contents(table)[(4, 1, 1000, 6, 0, 1)]
+    assert (end, table.seen) == (2, 1)
 
 
 def test_an_update_after_the_end_does_not_revive() -> None:

@@ -11,7 +11,7 @@ ROOT = Path(conntracker.__file__).parent
 
 # Each layer may import from those before it, and from itself.
 LAYERS = (
-    {"model"},
+    {"model", "clock"},
     {"wire", "sources", "sorting", "index"},
     {"filters", "flows"},
     {"recording", "formats"},

@@ -12,9 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conntracker.index import KeyIndex, Rows
-from conntracker.model import DESTROY, DUMP, IPS_SEEN_REPLY, NEW, NO_STATE, U8, U32, U64, UNKNOWN, Batch
+from conntracker.model import (
+    DESTROY,
+    DUMP,
+    IPS_HW_OFFLOAD,
+    IPS_OFFLOAD,
+    IPS_SEEN_REPLY,
+    NEW,
+    NO_STATE,
+    U8,
+    U32,
+    U64,
+    UNKNOWN,
+    Batch,
+)
 
 COUNTERS = ("packets", "bytes", "reply_packets", "reply_bytes")
+
+# Once set, the kernel clears these bits of the status again without an event.
+_OFFLOADED = np.uint32(IPS_OFFLOAD | IPS_HW_OFFLOAD)
 
 # Bits of a row.
 _BORN, _ENDED, _END_SEEN, _DIRTY, _REPLACED = 1, 2, 4, 8, 16
@@ -151,21 +167,23 @@ class _Family:
         return self._replace(batch.take(again), rows[again], serial)
 
     def _born_again(self, event: U8, rows: Rows) -> NDArray[np.bool_]:
-        """Which events belong to rows that have a second NEW, in this batch or since an earlier one."""
+        """Which events belong to rows that have a NEW after their DESTROY, in this batch or an earlier one.
+
+        A second NEW of a living row is no second life: while some listener wants reliable delivery and does not read,
+        the kernel sends everybody the events it could not deliver to that one again (nf_conntrack_ecache.c).
+        """
         again = np.zeros(len(rows), np.bool_)
         new = np.flatnonzero(event == NEW)
         if not len(new):
             return again
-        self._scratch[rows[new[::-1]]] = new[::-1]
-        twice = self._scratch[rows[new]] != new
-        twice |= self.bits[rows[new]] & (_BORN | _ENDED) != 0
+        reborn = self.bits[rows[new]] & _ENDED != 0
         dead = np.flatnonzero(event == DESTROY)
         if len(dead):  # a DESTROY that stands before the NEW of the same row
             self._scratch[rows[dead[::-1]]] = dead[::-1]
             at = self._scratch[rows[new]].clip(0, len(rows) - 1)
-            twice |= (rows[at] == rows[new]) & (event[at] == DESTROY) & (at < new)
-        if twice.any():
-            again = np.isin(rows, rows[new[twice]])
+            reborn |= (rows[at] == rows[new]) & (event[at] == DESTROY) & (at < new)
+        if reborn.any():
+            again = np.isin(rows, rows[new[reborn]])
         return again
 
     def _place(self, batch: Batch, serial: int) -> tuple[Rows, NDArray[np.bool_], int]:
@@ -201,7 +219,7 @@ class _Family:
         if not len(rows):
             return
         self.last[rows] = batch.time
-        self.status[rows] = batch.status
+        self.status[rows] = batch.status | (self.status[rows] & _OFFLOADED)
         self.mark[rows] = batch.mark
         known = batch.tcp_state != NO_STATE
         if known.all():
@@ -211,13 +229,15 @@ class _Family:
         self.bits[rows] |= _DIRTY
         new, dead = batch.event == NEW, batch.event == DESTROY
         if new.any():
-            self.start[rows[new]] = batch.time
-            self.bits[rows[new]] |= _BORN
+            born = rows[new & (self.bits[rows] & _BORN == 0)]
+            self.start[born] = batch.time
+            self.bits[born] |= _BORN
         self._count(batch, rows)
         if dead.any():
             self._finish(batch, rows, dead)
 
     def _finish(self, batch: Batch, rows: Rows, dead: NDArray[np.bool_]) -> None:
+        dead = dead & (self.bits[rows] & (_ENDED | _END_SEEN) != _ENDED | _END_SEEN)  # the first one counts
         ended = rows[dead]
         self.end[ended] = batch.time
         self.bits[ended] |= _ENDED | _END_SEEN | _DIRTY
@@ -366,10 +386,10 @@ def _lives(event: U8, rows: Rows, again: NDArray[np.bool_], bits: U8) -> Rows:
     for i in np.flatnonzero(again).tolist():
         row = int(rows[i])
         if row not in life:
-            life[row], over[row] = 0, bool(bits[row] & (_BORN | _ENDED))
+            life[row], over[row] = 0, bool(bits[row] & _ENDED)
         if event[i] == NEW:
             life[row] += over[row]
-            over[row] = True
+            over[row] = False
         elif event[i] == DESTROY:
             over[row] = True
         lives[i] = life[row]

@@ -11,13 +11,15 @@ from typing import BinaryIO
 
 import numpy as np
 
+from conntracker.clock import now
 from conntracker.flows import FlowTable
 from conntracker.formats import log
 from conntracker.model import LOG_GROUPS, Batch, Loss, protocol_name
 from conntracker.recording.writer import RecordingWriter
-from conntracker.tracker import Item, now
+from conntracker.tracker import Item
 
 _LOGGED = {(family, proto) for _, family, proto in LOG_GROUPS}
+_JOINED = 1_000_000  # µs between two losses that are kept as one
 
 
 class Keeper:
@@ -63,12 +65,18 @@ class Keeper:
                 self._lose(item)
 
     def _lose(self, loss: Loss) -> None:
-        self.losses.append(loss)
-        if loss.kind == "events":
+        """Keeps a loss, joined with the last one where hardly any time lies between."""
+        last = self.losses[-1] if self.losses else None
+        if last is not None and last.kind == loss.kind and loss.since - last.until < _JOINED:
+            events = None if last.events is None or loss.events is None else last.events + loss.events
+            self.losses[-1] = Loss(last.since, loss.until, loss.kind, events, loss.repaired)
+        else:
+            self.losses.append(loss)
+        if loss.kind == "events" and loss.repaired:
             self.table.conclude_ended(loss.until, now())
         if self._recording is not None:
             with self._tolerant():
-                self._recording.loss(loss)
+                self._recording.update_meta(losses=tuple(self.losses))
 
     def tick(self) -> None:
         """Writes a segment if the interval is over. A full disk is said once, and tried again at the next tick."""

@@ -156,12 +156,14 @@ class Loss:
                    'undecodable' (`events` messages that were not understood),
                    'untracked' (connection tracking was off: nobody knows how much)
     events         number of messages lost; None where that cannot be known
+    repaired       whether the table was dumped after `until` and given out: what lives is known again
     """
 
     since: int
     until: int
     kind: str
     events: int | None
+    repaired: bool = False
 
 
 def protocol_name(number: int) -> str:

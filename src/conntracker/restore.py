@@ -59,7 +59,8 @@ class _State:
     """One state file: the changes in one namespace and who needs them."""
 
     boot: str
-    namespace: int
+    namespace: int  # inode, to find it by
+    cookie: int  # and what tells it from a later one with the same inode; 0 where the kernel has none
     changes: dict[str, dict[str, str]] = field(default_factory=dict)
     holders: list[list[int]] = field(default_factory=list)
 
@@ -71,13 +72,16 @@ class Changes:
         self._namespace = namespace
         self._directory = directory or state_directory()
         self._path = self._directory / f"sysctl-{namespace.inode}.json"
-        self._me = [os.getpid(), _start_time(os.getpid())]
+        self._me = [os.getpid(), _start_time(os.getpid()), _pid_namespace()]
         self._held = False
 
     def set(self, name: str, value: str) -> bool:
         """Sets a sysctl for as long as this process needs it. False if it had that value already, for others."""
         with _locked(self._directory, make=True):
-            state = _read(self._path) or _State(_boot(), self._namespace.inode)
+            here = _State(_boot(), self._namespace.inode, self._namespace.cookie)
+            state = _read(self._path)
+            if state is None or (state.boot, state.cookie) != (here.boot, here.cookie):
+                state = here
             with self._namespace:
                 old = read_sysctl(name)
                 if old is None:
@@ -121,7 +125,7 @@ def repair(directory: Path | None = None) -> list[str]:
             if state is not None and any(_alive(holder) for holder in state.holders):
                 continue
             if state is not None and state.boot == _boot():
-                with contextlib.suppress(FileNotFoundError), _namespace(state.namespace):
+                with contextlib.suppress(FileNotFoundError), _namespace(state):
                     said += [f"{line} (left by a killed instance)" for line in _put_back(state)]
             path.unlink()
     return said
@@ -152,14 +156,18 @@ def _put_back(state: _State) -> list[str]:
     return said
 
 
-def _namespace(inode: int) -> Namespace:
-    """The network namespace with this inode, by way of a process in it or a name. FileNotFoundError if it is gone."""
+def _namespace(state: _State) -> Namespace:
+    """The network namespace of a state file, by way of a process in it or a name. FileNotFoundError if it is gone."""
     candidates = [Path("/proc/self/ns/net"), *Path("/run/netns").glob("*"), *Path("/proc").glob("[0-9]*/ns/net")]
     for path in candidates:
         with contextlib.suppress(OSError, ValueError):
-            if path.stat().st_ino == inode:
-                return Namespace.find(str(path))
-    raise FileNotFoundError(f"network namespace {inode}")
+            if path.stat().st_ino == state.namespace:
+                found = Namespace.find(str(path))
+                if found.cookie == state.cookie:
+                    return found
+                found.close()
+                break  # the inode's next owner
+    raise FileNotFoundError(f"network namespace {state.namespace}")
 
 
 @contextlib.contextmanager
@@ -197,13 +205,14 @@ def _is_at(fd: int, path: Path) -> bool:
 def _read(path: Path) -> _State | None:
     """None for a file that is not there or that a crash cut short (then no sysctl was changed yet: see `set`)."""
     try:
-        return _State(**json.loads(path.read_text()))
+        state = _State(**json.loads(path.read_text()))
+        return state if all(len(holder) == 3 for holder in state.holders) else None
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
 def _write(path: Path, state: _State) -> None:
-    text = json.dumps({name: getattr(state, name) for name in ("boot", "namespace", "changes", "holders")})
+    text = json.dumps({name: getattr(state, name) for name in ("boot", "namespace", "cookie", "changes", "holders")})
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.chmod(0o600)
@@ -219,8 +228,15 @@ def _start_time(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
+def _pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
 def _alive(holder: list[int]) -> bool:
-    pid, start = holder
+    """A process of another pid namespace cannot be looked at from here: it is taken to be alive."""
+    pid, start, namespace = holder
+    if namespace != _pid_namespace():
+        return True
     try:
         return _start_time(pid) == start
     except (FileNotFoundError, ProcessLookupError):

@@ -16,6 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
+import numpy as np
+
+from conntracker.clock import now
 from conntracker.filters import Filter
 from conntracker.model import Batch, DecodeError, Loss
 from conntracker.restore import Changes, read_sysctl
@@ -29,18 +32,19 @@ Item = Batch | Loss
 
 ACCOUNTING = "net/netfilter/nf_conntrack_acct"
 TIMESTAMPS = "net/netfilter/nf_conntrack_timestamp"
+BUCKETS = "net/netfilter/nf_conntrack_buckets"
 
 # Waking up for each event costs ten times what events cost in heaps: after the first, wait a little for more.
 _NAP = 0.005
 _OLDEST = 0.1  # seconds; and never keep one longer than this
 _WORTH = 2000  # events that are worth waking up for
+_MOST_RINGS = 4  # in one go, before other things are looked after
 _SMALL_BUFFER = 32 << 20  # bytes; below it a long nap could lose events
 _REDUMP_PAUSE = 1_000_000  # µs between two dumps while events keep being lost
 
 
-def now() -> int:
-    """Microseconds since the epoch, UTC."""
-    return time.time_ns() // 1000
+# 127.0.0.1 to itself and ::1 to itself, as words (model)
+_LOOPBACK = {4: (0x7F000001_7F000001,), 6: (0, 1, 0, 1)}
 
 
 class Capture:
@@ -58,7 +62,9 @@ class Capture:
         self._undecodable = 0
         self._dump: conntrack.Dump | None = None
         self._dump_since = self.dumped = 0  # when the last dump was asked for; the last one that is whole
-        self._dump_anew = False
+        self._dump_anew, self._whole = False, True  # events lost since it was asked for; it shows everything
+        self._buckets: str | None = None
+        self._last_event = now()
         self._loss: Loss | None = None  # being repaired
         self._calm = self._redumped = now()
         self._stack = contextlib.ExitStack()
@@ -91,8 +97,9 @@ class Capture:
         self._stack.callback(self._gauge.close)
         self.tracking = Tracking(self.namespace, self._gauge, self._enable, self._notice)
         self._stack.callback(self.tracking.close)
-        # The probe first, so that its own datagram is no event; then the subscription, since flows that begin while
-        # nobody listens never send events (nf_conntrack_events=2, the default); then tracking, then the dump.
+        # The probe first, so that its datagram is no event of ours; then the subscription, since flows that begin
+        # while nobody listens never send events (nf_conntrack_events=2, the default since 5.19); then tracking, and
+        # last the dump.
         self.tracking.probe()
         self._socket = conntrack.EventSocket(self._receive_buffer)
         self._stack.callback(self._socket.close)
@@ -147,20 +154,21 @@ class Capture:
         items += self._watch_loss()
         if self._dump is not None:
             items += self._step_dump()
-        items += self.tracking.check(now())
+        items += self.tracking.check(now(), self._last_event)
         return items
 
     def finish(self) -> Iterator[Item]:
         """What is still waiting, and a last dump: it refreshes the counters of the flows alive."""
         yield from self._drain()
         yield from self._watch_loss()
-        for _ in range(3):  # a dump that is followed by a loss is worth another one, but not for ever
+        for attempt in range(3):  # a dump that is followed by a loss is worth another one, but not for ever
             if self._dumps:
                 yield from self.refresh()
             yield from self._drain()
             yield from self._watch_loss()
-            if self._loss is None:
+            if self._loss is None and self._whole:
                 break
+            time.sleep(0.1 * attempt)
         if self._loss is not None:
             yield self._loss
             self._loss = None
@@ -169,7 +177,7 @@ class Capture:
     def refresh(self) -> Iterator[Item]:
         """A dump asked for now: the counters of living flows as they are. Events go on."""
         yield from self._complete_dump()
-        self._begin_dump()
+        self._try_dump()
         yield from self._complete_dump()
 
     def _complete_dump(self) -> Iterator[Item]:
@@ -180,14 +188,16 @@ class Capture:
     # --- events ------------------------------------------------------------------------------------------------
 
     def _drain(self) -> list[Item]:
-        """Everything that waits on the socket, in batches of at most a ring's size."""
+        """What waits on the socket, in batches of at most a ring's size; some of it if it is very much."""
         items: list[Item] = []
-        while True:
+        for _ in range(_MOST_RINGS):
             self._collect()
             full = not self._socket.room
             items += self._decode()
+            self.tracking.guard(now())
             if not full:
-                return items
+                break
+        return items
 
     def _collect(self) -> None:
         """Fills the ring, napping between two looks: long naps while events are few, short ones while they are many."""
@@ -195,16 +205,30 @@ class Capture:
         if not count or self._dump is not None or self.stopped:
             return
         began = time.monotonic()
-        nap = _NAP
+        nap, longest = _NAP, _NAP if self.tracking.is_ours else self._longest_nap
         while self._socket.room and (left := began + _OLDEST - time.monotonic()) > 0:
             time.sleep(min(nap, left))
+            self.tracking.guard(now())
             count = self._socket.receive()
-            nap = max(_NAP, min(self._longest_nap, nap * _WORTH / (count + 1)))
+            nap = max(_NAP, min(longest, nap * _WORTH / (count + 1)))
 
     def _decode(self) -> list[Batch]:
         rows, lengths = self._socket.take()
+        if not len(rows):
+            return []
         self.events += len(rows)
-        return self._wanted(self.decoder.decode_rows(rows, lengths, now())) if len(rows) else []
+        self._last_event = now()
+        batches = self.decoder.decode_rows(rows, lengths, self._last_event)
+        if self.tracking.own:
+            batches = [part for batch in batches if len(part := self._without_probes(batch))]
+        return self._wanted(batches)
+
+    def _without_probes(self, batch: Batch) -> Batch:
+        """Our own datagrams over loopback are nobody's flows."""
+        own = np.isin(batch.ports >> np.uint64(32), np.array(list(self.tracking.own), np.uint64))
+        for i, word in enumerate(_LOOPBACK[batch.family]):
+            own &= batch.addresses[i] == np.uint64(word)
+        return batch.take(~own) if own.any() else batch
 
     def _wanted(self, batches: list[Batch]) -> list[Batch]:
         if not self._filter:
@@ -221,28 +245,42 @@ class Capture:
         losses: list[Item] = []
         if undecodable > self._undecodable:
             losses.append(Loss(self._calm, when, "undecodable", undecodable - self._undecodable))
-            self._undecodable = undecodable
+            self._undecodable, self._whole = undecodable, False
         if dropped > self.lost:
             since, before = (self._calm, 0) if self._loss is None else (self._loss.since, self._loss.events or 0)
             self._loss = Loss(since, when, "events", before + dropped - self.lost)
             self.lost, self._dump_anew = dropped, True
         elif self._loss is None:
             self._calm = when
-        if self._loss is not None and self._dump is None:
-            if not self._dumps:
-                losses.append(self._loss)
-                self._loss, self._calm = None, when
-            elif when - self._redumped > _REDUMP_PAUSE:
-                self._begin_dump()
+        if self._loss is not None and not self._dumps:
+            losses.append(self._loss)
+            self._loss, self._calm = None, when
+        needed = self._loss is not None or not self._whole
+        if needed and self._dumps and self._dump is None and when - self._redumped > _REDUMP_PAUSE:
+            self._try_dump()
         return losses
 
     # --- dumps -------------------------------------------------------------------------------------------------
 
     def _begin_dump(self) -> None:
         self._dump_since = self._redumped = now()
-        self._dump_anew = False
+        self._dump_anew, self._whole = False, False
         with self.namespace:
+            self._buckets = read_sysctl(BUCKETS)
             self._dump = conntrack.Dump()
+
+    def _try_dump(self) -> None:
+        """As `_begin_dump`; what keeps it from happening is said, and tried again later."""
+        try:
+            self._begin_dump()
+        except OSError as error:
+            self._dump_failed(error)
+
+    def _dump_failed(self, error: Exception) -> None:
+        if self._dump is not None:
+            self._dump.close()
+        self._dump, self._redumped = None, now()
+        self._notice(f"listing the connections failed: {error}; tried again")
 
     def _step_dump(self) -> list[Item]:
         """The next piece of the dump; with its last piece, the loss that it repaired."""
@@ -250,19 +288,27 @@ class Capture:
         assert dump is not None  # noqa: S101
         try:
             words, offsets = dump.step()
-        except DecodeError:
-            dump.close()
-            self._dump = None
-            raise
+        except (OSError, DecodeError) as error:
+            self._dump_failed(error)
+            return []
         items: list[Item] = []
         items += self._wanted(self.decoder.decode_buffer(words, offsets, now(), self._dump_since))
         if dump.done:
-            self._dump, self.dumped = None, self._dump_since
-            if self._loss is not None and not self._dump_anew:
-                items.append(Loss(self._loss.since, self._dump_since, "events", self._loss.events))
-                self._loss = None
-                self._calm = now()
+            self._dump = None
+            items += self._end_dump()
         return items
+
+    def _end_dump(self) -> list[Item]:
+        with self.namespace:
+            resized = read_sysctl(BUCKETS) != self._buckets
+        if resized:  # entries moved while they were listed: some may not have been seen
+            self._redumped = 0
+            return []
+        self.dumped, self._whole = self._dump_since, True
+        if self._loss is None or self._dump_anew:
+            return []
+        loss, self._loss, self._calm = self._loss, None, now()
+        return [Loss(loss.since, self._dump_since, "events", loss.events, repaired=True)]
 
 
 def capture(

@@ -20,11 +20,15 @@ class FixedGauge(Gauge):
     """Says what the test wants it to say: filling a real table would need the host's own limit."""
 
     def __init__(self) -> None:
-        self.reading = Fullness(0, 100, 0)
+        self.reading = Fullness(0, 100, 0, 0)
 
     def read(self) -> Fullness:
         """The reading that was set."""
         return self.reading
+
+    def sends_events(self) -> bool:
+        """As most namespaces do."""
+        return True
 
     def share(self) -> float:
         """Its share."""
@@ -72,15 +76,15 @@ def test_our_table_leaves_a_full_connection_table(space: Namespace) -> None:
     tracking.probe()
     tracking.begin()
     assert (is_tracked(4), is_tracked(6)) == (True, True)
-    gauge.reading = Fullness(85, 100, 0)
-    assert tracking.check(2_000_000) == []
+    gauge.reading = Fullness(85, 100, 0, 0)
+    assert tracking.check(2_000_000, 2_000_000) == []
     assert "85% full" in said[-1]
-    gauge.reading = Fullness(96, 100, 3)
-    assert tracking.check(4_000_000) == []
+    gauge.reading = Fullness(96, 100, 3, 0)
+    assert tracking.check(4_000_000, 4_000_000) == []
     assert (is_tracked(4), is_tracked(6)) == (False, False)
-    assert any("3 entries or packets dropped" in line for line in said)
-    gauge.reading = Fullness(40, 100, 3)
-    assert tracking.check(9_000_000) == [Loss(4_000_000, 9_000_000, "untracked", None)]
+    assert any("3 entries dropped early" in line for line in said)
+    gauge.reading = Fullness(40, 100, 3, 0)
+    assert tracking.check(9_000_000, 9_000_000) == [Loss(4_000_000, 9_000_000, "untracked", None)]
     assert is_tracked(4)
     tracking.close()
     assert is_tracked(4) is False
@@ -92,8 +96,8 @@ def test_a_gap_that_is_open_at_the_end_is_a_loss(space: Namespace) -> None:
     tracking = Tracking(space, gauge, True, lambda line: None)
     tracking.probe()
     tracking.begin()
-    gauge.reading = Fullness(99, 100, 0)
-    tracking.check(5_000_000)
+    gauge.reading = Fullness(99, 100, 0, 0)
+    tracking.check(5_000_000, 5_000_000)
     assert tracking.end(7_000_000) == [Loss(5_000_000, 7_000_000, "untracked", None)]
     tracking.close()
 
@@ -106,8 +110,8 @@ def test_the_owner_of_rules_keeps_tracking_on(space: Namespace) -> None:
         tracking = Tracking(space, gauge, False, said.append)
         tracking.probe()
         tracking.begin()
-        gauge.reading = Fullness(99, 100, 0)
-        tracking.check(5_000_000)
+        gauge.reading = Fullness(99, 100, 0, 0)
+        tracking.check(5_000_000, 5_000_000)
         assert nft.run("list tables") == "table inet theirs\n"
         tracking.close()
     assert is_tracked(4)
@@ -128,6 +132,6 @@ def test_the_gauge_reads_the_table(space: Namespace) -> None:
         nft.run("table inet on { chain c { ct state new; }; }")
         subprocess.run(["ping", "-c1", "127.0.0.1"], check=True, capture_output=True)
     reading = gauge.read()
-    assert (reading.count, reading.dropped) == (1, 0)
+    assert (reading.count, reading.evicted, reading.dropped) == (1, 0, 0)
     assert reading.maximum == int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
     gauge.close()

@@ -125,10 +125,15 @@ def _capture(args: Namespace, output: Output, notice: Callable[[str], None], rea
         requests = stack.enter_context(_signals(flows, notice))
         notice("capturing; Ctrl-C ends it" if not args.daemon else "capturing; SIGTERM ends it")
         ready()
-        _loop(args, flows, keeper, requests, lambda: _write_log(output, keeper, notice))
-        keeper.take(flows.finish())
-        keeper.conclude(flows.dumped)
-        return _end(flows, keeper, output, notice)
+        code = 0
+        try:
+            _loop(args, flows, keeper, requests, lambda: _write_log(output, keeper, notice))
+            keeper.take(flows.finish())
+            keeper.conclude(flows.dumped)
+        except OSError as error:  # what was seen until then is worth a log
+            notice(f"the capture ended early: {error.strerror or error}")
+            code = 3
+        return max(code, _end(flows, keeper, output, notice))
 
 
 def _recording(args: Namespace, flows: Capture) -> RecordingWriter | None:
@@ -223,11 +228,11 @@ def _loss_line(kind: str, since: int, until: int, events: int | None) -> str:
     clocks = [time.strftime("%H:%M:%S", time.localtime(t // 1_000_000)) for t in (since, until)]
     window = f"{clocks[0]}.{since // 1000 % 1000:03} to {clocks[1]}.{until // 1000 % 1000:03}"
     what = {
-        "events": f"{events:,} events lost: flows that began and ended then may be missing",
-        "undecodable": f"{events:,} messages could not be decoded",
+        "events": "events lost: flows that began and ended then may be missing",
+        "undecodable": "messages could not be decoded",
         "untracked": "connection tracking was off: flows then are missing",
-    }  # fmt: skip
-    return f"{window}: {what[kind]}"
+    }[kind]
+    return f"{window}: {what}" if events is None else f"{window}: {events:,} {what}"
 
 
 def duration(text: str) -> float:

@@ -146,7 +146,10 @@ class Recording:
         self.close()
 
     def _open_part(self, path: str) -> Part:
-        names = sorted(name for name in _list(path) if SEGMENT.fullmatch(name))
+        # By number: the name of the millionth segment is longer, and stands before the others as text.
+        names = sorted(
+            (name for name in _list(path) if SEGMENT.fullmatch(name)), key=lambda name: int(name[len("flows-") : -8])
+        )
         meta = self._read_meta(path, bool(names))
         segments = []
         for name in names:

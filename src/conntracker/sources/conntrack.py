@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from conntracker.model import DecodeError
 from conntracker.wire import conntrack, dumps, netlink
+from conntracker.wire.columns import Decoder
 
 NETLINK_NETFILTER = 12
 SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5
@@ -24,6 +25,8 @@ SO_RCVBUFFORCE, SO_MEMINFO = 33, 55
 _MEMINFO_RCVBUF, _MEMINFO_DROPS = 1, 8  # linux/sock_diag.h: SK_MEMINFO_RCVBUF, SK_MEMINFO_DROPS
 _MSG_DONTWAIT, _MSG_WAITFORONE = 0x40, 0x10000
 _GROUPS = 0b111  # NF_NETLINK_CONNTRACK_NEW | _UPDATE | _DESTROY (linux/netfilter/nfnetlink_compat.h)
+_GROUP_NEW = 0b001
+_PROBE_WAIT = 0.1  # seconds; loopback takes microseconds
 
 DEFAULT_RECEIVE_BUFFER = 64 << 20
 # A ctnetlink event is 100 to 600 bytes; one longer than this is seen as cut short and counted. No power of two: the
@@ -38,6 +41,9 @@ _IOVEC = np.dtype([("base", "u8"), ("length", "u8")])
 _MMSGHDR = np.dtype({
     "names": ["iov", "iovlen", "length"], "formats": ["u8", "u8", "u4"], "offsets": [16, 24, 56], "itemsize": 64,
 })  # fmt: skip
+
+if struct.calcsize("P") != 8:
+    raise ImportError("conntracker needs a 64-bit Python")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
@@ -87,11 +93,13 @@ class EventSocket:
     host drop packets. What did not fit the buffer is counted by the kernel instead, exactly: `drops`.
     """
 
-    def __init__(self, receive_buffer: int = DEFAULT_RECEIVE_BUFFER, rows: int = 8192) -> None:
+    def __init__(
+        self, receive_buffer: int = DEFAULT_RECEIVE_BUFFER, rows: int = 8192, groups: int | None = None
+    ) -> None:
         self._socket = _socket(receive_buffer)
         try:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
-            self._socket.bind((0, _GROUPS))
+            self._socket.bind((0, _GROUPS if groups is None else groups))
         except BaseException:
             self._socket.close()
             raise
@@ -112,6 +120,10 @@ class EventSocket:
         count = self._ring.receive(self._socket.fileno(), self.filled, _MSG_DONTWAIT) if self.room else 0
         self.filled += count
         return count
+
+    def peek(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """(rows, lengths) received so far, which stay."""
+        return self._ring.rows[: self.filled], self._ring.lengths[: self.filled]
 
     def take(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         """(rows, lengths) received since the last call; valid until the next `receive`."""
@@ -224,50 +236,77 @@ def require() -> None:
         raise OSError(
             errno.EOPNOTSUPP, "no connection tracking in this kernel: modprobe nf_conntrack_netlink"
         ) from None
-    raise OSError(errno.EOPNOTSUPP, "conntrack events are off here: sysctl -w net.netfilter.nf_conntrack_events=2")
+    raise OSError(errno.EOPNOTSUPP, "conntrack events are off here: sysctl -w net.netfilter.nf_conntrack_events=1")
 
 
-def is_tracked(family: int) -> bool | None:
+def is_tracked(family: int, own: set[int] | None = None) -> bool | None:
     """Whether connection tracking is on for IPv4 or IPv6 in the current network namespace.
 
-    No interface of the kernel tells, so one datagram is sent over loopback and looked for in the table (then taken out
-    again). None when that cannot be found out: loopback is down or a firewall forbids the datagram.
+    own   gets the ports that the probe used, source << 16 | destination, so that it can be told from flows
+
+    The kernel only tells where it is built with CONFIG_NETFILTER_NETLINK_HOOK. So one empty datagram is sent over
+    loopback while its NEW event is listened for, in any zone, and its entry is taken out again. Any other NEW event
+    answers the question as well. False only when the datagram arrived untracked and the table is empty; None where that
+    leaves doubt: loopback is down, a firewall forbids the datagram, or rules exempt loopback from tracking.
     Raises PermissionError without CAP_NET_ADMIN.
     """
     address, domain = ("127.0.0.1", socket.AF_INET) if family == 4 else ("::1", socket.AF_INET6)
     with contextlib.ExitStack() as stack:
+        events = stack.enter_context(contextlib.closing(EventSocket(1 << 18, rows=256, groups=_GROUP_NEW)))
         try:
             here, there = (stack.enter_context(socket.socket(domain, socket.SOCK_DGRAM)) for _ in range(2))
             here.bind((address, 0))
             there.bind((address, 0))
+            there.settimeout(_PROBE_WAIT)
+            if own is not None:
+                own.add(here.getsockname()[1] << 16 | there.getsockname()[1])
             here.sendto(b"", there.getsockname()[:2])
+            there.recv(1)
         except OSError:
             return None
         raw = socket.inet_pton(domain, address)
         ports = here.getsockname()[1], there.getsockname()[1]
-        entry = conntrack.tuple_attribute(conntrack.CTA_TUPLE_ORIG, family, raw, raw, socket.IPPROTO_UDP, *ports)
-        found = _ask(conntrack.MESSAGE_GET, domain, entry)
-        if found:
-            _ask(conntrack.MESSAGE_DELETE, domain, entry)
-        return found
+        wait([events.fileno()], _PROBE_WAIT)
+        zone = _zone_of(events, family, ports)
+        if zone is not None:
+            _delete(family, raw, ports, zone)
+        if zone is not None or _news(events, family):
+            return True
+    with open("/proc/sys/net/netfilter/nf_conntrack_count") as count:
+        return None if int(count.read()) else False
 
 
-def _ask(kind: int, family: int, body: bytes) -> bool:
-    """Sends a request about one entry. False when there is no such entry."""
+def _zone_of(events: EventSocket, family: int, ports: tuple[int, int]) -> int | None:
+    """The zone of the probe's own entry, if its NEW event came."""
+    events.receive()
+    wanted = np.uint64(ports[0] << 32 | ports[1] << 16 | socket.IPPROTO_UDP)
+    for batch in Decoder().decode_rows(*events.peek(), 0):
+        p = batch.ports
+        key = (p >> np.uint64(32) << np.uint64(16)) | (p >> np.uint64(8) & np.uint64(0xFF))
+        found = np.flatnonzero(key == wanted)
+        if batch.family == family and len(found):
+            return int(p[found[0]] >> np.uint64(16)) & 0xFFFF
+    return None
+
+
+def _news(events: EventSocket, family: int) -> bool:
+    """Whether any flow of this IP version began meanwhile."""
+    return any(batch.family == family for batch in Decoder().decode_rows(*events.peek(), 0))
+
+
+def _delete(family: int, address: bytes, ports: tuple[int, int], zone: int) -> None:
+    """Takes the probe's entry out of the table; somebody may have done so already."""
+    entry = conntrack.tuple_attribute(conntrack.CTA_TUPLE_ORIG, family, address, address, socket.IPPROTO_UDP, *ports)
+    entry += netlink.attribute(conntrack.CTA_ZONE, struct.pack("!H", zone))
+    domain = socket.AF_INET if family == 4 else socket.AF_INET6
     with _socket(1 << 16) as sock:
         sock.settimeout(2)
         sock.bind((0, 0))
-        sock.send(netlink.request(kind, netlink.NLM_F_ACK, 1, family, body))
-        found = False
+        sock.send(netlink.request(conntrack.MESSAGE_DELETE, netlink.NLM_F_ACK, 1, domain, entry))
         for message in netlink.messages(sock.recv(1 << 16)):
-            if message.type != netlink.NLMSG_ERROR:
-                found = True
-                continue
             number = -struct.unpack_from("=i", message.payload)[0]
             if number not in (0, errno.ENOENT):
-                raise OSError(number, f"asking conntrack for an entry: {os.strerror(number)}")
-            found = found or number == 0
-        return found
+                raise OSError(number, f"deleting a conntrack entry: {os.strerror(number)}")
 
 
 def closed_pipe(fd: int) -> bool:

@@ -10,10 +10,15 @@ _DIRECTORY = "/proc/sys/net/netfilter/"
 
 @dataclass(frozen=True, slots=True)
 class Fullness:
-    """Entries now, the most there may be, and how many packets and entries were dropped since boot for lack of room."""
+    """Entries now, the most there may be, and what was dropped since the namespace began.
+
+    evicted   entries dropped early to make room (early_drop)
+    dropped   packets dropped: for lack of room, but for clashes and bad packets, too (drop)
+    """
 
     count: int
     maximum: int
+    evicted: int
     dropped: int
 
     @property
@@ -28,8 +33,8 @@ class Gauge:
     def __init__(self) -> None:
         self._descriptors: list[int] = []
         try:
-            for path in (_DIRECTORY + "nf_conntrack_count", _DIRECTORY + "nf_conntrack_max"):
-                self._descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            for name in ("count", "max", "events"):
+                self._descriptors.append(os.open(f"{_DIRECTORY}nf_conntrack_{name}", os.O_RDONLY | os.O_CLOEXEC))
             self._statistics = _open_statistics()
         except OSError:
             self.close()
@@ -37,24 +42,24 @@ class Gauge:
 
     def read(self) -> Fullness:
         """One reading: two small files, some 10 µs."""
-        count, maximum = (int(os.pread(fd, 32, 0)) for fd in self._descriptors)
-        return Fullness(count, maximum, self._dropped())
+        count, maximum = (int(os.pread(fd, 32, 0)) for fd in self._descriptors[:2])
+        return Fullness(count, maximum, *self._statistics_of("early_drop", "drop"))
 
     def share(self) -> float:
         """Only how full, for the busy path."""
-        count, maximum = (int(os.pread(fd, 32, 0)) for fd in self._descriptors)
+        count, maximum = (int(os.pread(fd, 32, 0)) for fd in self._descriptors[:2])
         return count / maximum if maximum else 0.0
 
-    def _dropped(self) -> int:
-        """Columns `drop` and `early_drop`, in hexadecimal, a line for each processor."""
-        if self._statistics is None:
-            return 0
-        lines = os.pread(self._statistics, 1 << 16, 0).decode().splitlines()
-        if not lines:
-            return 0
-        names = lines[0].split()
-        columns = [names.index(name) for name in ("drop", "early_drop") if name in names]
-        return sum(int(line.split()[column], 16) for line in lines[1:] for column in columns)
+    def sends_events(self) -> bool:
+        """Whether the namespace sends conntrack events (nf_conntrack_events)."""
+        return os.pread(self._descriptors[2], 32, 0).strip() != b"0"
+
+    def _statistics_of(self, *columns: str) -> list[int]:
+        """Sums of columns, which are hexadecimal, a line for each processor; 0 for what the kernel does not have."""
+        lines = [] if self._statistics is None else os.pread(self._statistics, 1 << 16, 0).decode().splitlines()
+        names = lines[0].split() if lines else []
+        rows = [line.split() for line in lines[1:]]
+        return [sum(int(row[names.index(name)], 16) for row in rows) if name in names else 0 for name in columns]
 
     def close(self) -> None:
         """Gives the descriptors back."""

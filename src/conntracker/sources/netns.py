@@ -11,17 +11,20 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
+import sys
 import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Namespace", "enter_user_namespace"]
+__all__ = ["Namespace", "enter_user_namespace", "has_ipv6"]
 
 CLONE_NEWUSER = 0x10000000  # linux/sched.h
 CLONE_NEWNET = 0x40000000
 NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
+SO_NETNS_COOKIE = 71  # asm-generic/socket.h
 
 _libc = ctypes.CDLL(None, use_errno=True)  # os.setns and os.unshare came with Python 3.12
 
@@ -91,6 +94,15 @@ class Namespace:
         return os.fstat(self.fd).st_ino
 
     @property
+    def cookie(self) -> int:
+        """A number that no other namespace has until the next boot, as inodes are used again; 0 before Linux 5.14."""
+        with self, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            try:
+                return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
+            except OSError:
+                return 0
+
+    @property
     def path(self) -> str:
         """A path by which other processes can open it while this one holds it, e.g. `nsenter --net=PATH`."""
         return f"/proc/{os.getpid()}/fd/{self.fd}"
@@ -121,6 +133,15 @@ class Namespace:
                 _call("setns", before, CLONE_NEWNET, doing="return to the network namespace")
         finally:
             os.close(before)
+
+
+def has_ipv6() -> bool:
+    """Whether the calling thread's namespace has any IPv6 address, loopback's included."""
+    try:
+        with open("/proc/thread-self/net/if_inet6") as addresses:
+            return bool(addresses.read(1))
+    except FileNotFoundError:
+        return False
 
 
 def enter_user_namespace() -> None:
