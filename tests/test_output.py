@@ -85,6 +85,25 @@ def test_devices_and_pipes_are_written_to(tmp_path: Path) -> None:
     os.close(reader)
 
 
+def test_nothing_in_dev_is_replaced(tmp_path: Path) -> None:
+    """Links and devices there stay what they are, whatever they lead to."""
+    before = {name: os.lstat(f"/dev/{name}") for name in ("null", "full", "stderr", "stdout")}
+    with open(tmp_path / "target", "wb") as target:
+        write(Path(f"/dev/fd/{target.fileno()}"))
+    write(Path("/dev/stderr"), b"")
+    with pytest.raises(OSError, match="No space left"):
+        write(Path("/dev/full"))
+    assert {name: os.lstat(f"/dev/{name}").st_ino for name in before} == {n: s.st_ino for n, s in before.items()}
+    assert (tmp_path / "target").read_bytes() == b"new\n"
+
+
+def test_a_fifo_without_a_reader_does_not_hang(tmp_path: Path) -> None:
+    """OSError comes at once where nobody reads."""
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="No such device"):
+        write(tmp_path / "fifo")
+
+
 @pytest.mark.parametrize("name", [".", "missing/log", "/proc/nothing/log"])
 def test_a_place_that_cannot_be_written_is_refused_at_once(name: str, tmp_path: Path) -> None:
     """A directory, or a file in a directory that is not there, raises OSError before anything is captured."""

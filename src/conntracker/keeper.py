@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import tempfile
 from collections import Counter
@@ -43,7 +44,7 @@ class Keeper:
         self.table = FlowTable(expected)
         self.losses: list[Loss] = []
         self._recording, self._interval, self._notice = recording, interval, notice
-        self._flushed = now()
+        self._flushed = self._written = now()
         self._max_flows = self._limit = max_flows
         self._spilled = self._failing = self._private = False
         self._stack = contextlib.ExitStack()
@@ -104,15 +105,17 @@ class Keeper:
             return
         self._recording.append({name: np.concatenate([part[name] for part in changed]) for name in changed[0]})
         self.table.mark_written()
+        self._written = now()
 
     def _make_room(self) -> None:
         """Finished flows go to disk. Without room there, memory may grow to twice its bound; then OSError is raised."""
         try:
             self._spill()
-        except OSError as error:
+        except (OSError, ImportError) as error:
+            text = getattr(error, "strerror", None) or str(error)
             if len(self.table) > 2 * self._max_flows:
-                raise
-            self._notice(f"{error.strerror or error}: finished flows stay in memory")
+                raise OSError(errno.ENOSPC, f"too many flows for the memory, and no room on disk: {text}") from error
+            self._notice(f"{text}: finished flows stay in memory")
         self._limit = max(self._max_flows, len(self.table) + self._max_flows // 8)
 
     def _spill(self) -> None:
@@ -126,10 +129,18 @@ class Keeper:
         self._spilled = bool(self.table.drop_finished()) or self._spilled
 
     def finish(self, counters: dict[str, int]) -> None:
-        """The last segment of the recording, and its numbers. Raises OSError."""
-        if self._recording is not None and not self._private:
+        """The last segment of the recording, and its numbers. Raises OSError; what is missing is then noted, too."""
+        if self._recording is None or self._private:
+            return
+        try:
             self.flush()
-            self._recording.update_meta(counters=counters)
+        except OSError:
+            unwritten = sum(len(part["flow"]) for part in self.table.changed())
+            self.losses.append(Loss(self._written, now(), "unwritten", unwritten))
+            with contextlib.suppress(OSError):
+                self._recording.update_meta(counters=counters, losses=tuple(self.losses))
+            raise
+        self._recording.update_meta(counters=counters)
 
     def conclude(self, dump_since: int) -> None:
         """After the last dump: what it did not show has ended, though no event said so (flows older than us)."""

@@ -154,7 +154,8 @@ class Loss:
     since, until   microseconds since the epoch, UTC; what was lost was lost between them
     kind           'events' (the socket's buffer was full: `events` messages dropped by the kernel, exactly),
                    'undecodable' (`events` messages that were not understood),
-                   'untracked' (connection tracking was off: nobody knows how much)
+                   'untracked' (connection tracking was off: nobody knows how much),
+                   'unwritten' (the states of `events` flows could not be written to the recording)
     events         number of messages lost; None where that cannot be known
     repaired       whether the table was dumped after `until` and given out: what lives is known again
     """

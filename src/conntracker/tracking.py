@@ -82,6 +82,9 @@ class Tracking:
             if not self._enable:
                 self._notice(f"{what} here; left as it is")
                 return
+        if not self._enable and any(self._state.values()):
+            self._notice(f"{what} here; left as it is")
+            return
         if not self._enable:
             raise TrackingOff(f"{what} here, and --no-enable forbids to switch it on")
         self._switch_on()

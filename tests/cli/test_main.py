@@ -74,6 +74,22 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert (done.returncode, done.stderr.count("\n")) == (0, 1)
 
 
+@pytest.mark.parametrize("fd", [1, 2])
+def test_closed_standard_streams_do_no_harm(fd: int, tmp_path: Path) -> None:
+    """Where a standard stream is closed, no file of ours gets its number, and there is no traceback."""
+    script = f"exec {sys.executable} -m conntracker show -r {tmp_path}/nothing {fd}>&-"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["-o", ""], ["-w", ""], ["-w", "-"], ["-w", "/nonexistent/rec"]])
+def test_places_that_cannot_be_are_refused_at_once(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is captured, and nothing changed on the host, for a log or recording that cannot be written."""
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("5m", 300), ("1.5h", 5400), ("200ms", 0.2), ("7", 7)])
 def test_durations(text: str, seconds: float) -> None:
     """Time spans are read with their unit, seconds without one."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -315,3 +316,72 @@ def test_finished_flows_go_to_disk_and_the_log_is_whole(tmp_path: Path) -> None:
     assert "finished ones go to" in said
     assert set(parse(log.open())) == lines_of_plan(flows)
     assert not [name for name in os.listdir("/tmp") if name.startswith("conntracker-") and name in said]  # noqa: S108
+
+
+def test_tracking_that_goes_away_is_switched_on_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the ruleset that asked for tracking is flushed, that is found out, mended and recorded as a gap."""
+    monkeypatch.setattr("conntracker.tracking._QUIET", 300_000)
+    monkeypatch.setattr("conntracker.tracking._PROBE_AGAIN", 600_000)
+    said: list[str] = []
+    with Lab() as lab, lab.router, conntracker.capture(notice=said.append) as capture, Nftables() as nft:
+        nft.run("flush ruleset")
+        deadline, losses = time.monotonic() + 8, list[Loss]()
+        while not losses and time.monotonic() < deadline:
+            losses += [item for item in capture.poll(0.2) if isinstance(item, Loss)]
+        assert [loss.kind for loss in losses] == ["untracked"], said
+        assert any("went away" in line for line in said)
+        drive_plain(lab)
+        events = [item for item in capture.poll(1.0) if isinstance(item, Batch)]
+        assert sum(map(len, events)) > 0
+
+
+def drive_plain(lab: Lab) -> None:
+    """One datagram through a router without rules."""
+    with Traffic(lab) as traffic:
+        traffic.udp(4)
+
+
+def test_the_table_of_another_instance_is_joined(tmp_path: Path) -> None:
+    """When the instance that switched tracking on ends, the other one goes on seeing flows, and no probe is a flow."""
+    with Lab(None) as lab, capturing(lab.router, "-o", "-") as first, capturing(lab.router, "-o", "-") as second:
+        assert "joined" in "".join(second.said)
+        first.end()
+        expected = drive(lab)
+        _, out, said = second.end()
+    assert set(parse(out.splitlines(keepends=True))) == expected, said
+
+
+def test_a_signal_before_the_capture_began_puts_everything_back(lab: Lab) -> None:
+    """SIGTERM after the first change to the host ends at once, with the sysctls as before."""
+    running = Running(lab.router, "-o", "/dev/null", "--accounting", ready="set to 1")
+    code, _, said = running.end(signal.SIGTERM)
+    assert (code, sysctl(lab.router, "nf_conntrack_acct")) == (0, "0"), said
+
+
+def test_a_daemons_log_is_where_the_starter_meant(lab: Lab, tmp_path: Path) -> None:
+    """A relative file name counts from the directory in which the daemon was started."""
+    with lab.router:
+        done = subprocess.run(
+            [*PROGRAM, "-d", "-o", "rel.log", "--pidfile", "pid", "--duration", "0.3"],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "rel.log").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert (tmp_path / "rel.log").exists()
+    assert not Path("/rel.log").exists()
+
+
+def test_another_listener_that_is_stuck_makes_no_flows(lab: Lab, tmp_path: Path) -> None:
+    """Events that the kernel sends again for a reliable listener that does not read are the same flows."""
+    with lab.router:
+        stuck = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stuck.setsockopt(270, 4, 1)  # SOL_NETLINK, NETLINK_BROADCAST_ERROR
+        stuck.bind((0, 7))
+    with stuck, capturing(lab.router, "-o", "-", "-w", str(tmp_path / "rec")) as running, Traffic(lab) as traffic:
+        made = [flow for _ in range(100) for flow in traffic.tcp(4)]
+        running.end()
+    with conntracker.open_recording(tmp_path / "rec") as recording:
+        assert recording.sql("SELECT count(*) FROM flows WHERE dport = 80").fetchone() == (len(made),)

@@ -94,6 +94,29 @@ def test_another_boot_is_forgotten(space: Namespace, tmp_path: Path, monkeypatch
     assert not list(tmp_path.glob("*.json"))
 
 
+def test_the_next_owner_of_an_inode_is_left_alone(tmp_path: Path) -> None:
+    """The kernel uses the number of a namespace that is gone again: the new one's sysctls are nobody's but its own."""
+    first = Namespace.create()
+    with first:
+        killed(tmp_path)
+    inode = first.inode
+    first.close()
+    made = []
+    for _ in range(200):
+        made.append(Namespace.create())
+        if made[-1].inode == inode:
+            break
+    again = made[-1]
+    with again:
+        Path("/proc/sys", NAME).write_text("1")
+        if again.inode == inode:
+            assert again.cookie != 0
+        assert repair(tmp_path) == []
+        assert read_sysctl(NAME) == "1"
+    for namespace in made:
+        namespace.close()
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"boot": 1}'])
 def test_a_broken_state_file_does_no_harm(tmp_path: Path, content: str) -> None:
     """A file cut short by a crash is taken away without a guess."""

@@ -135,3 +135,27 @@ def test_the_gauge_reads_the_table(space: Namespace) -> None:
     assert (reading.count, reading.evicted, reading.dropped) == (1, 0, 0)
     assert reading.maximum == int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
     gauge.close()
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "chain o { type filter hook output priority raw; oif lo ct zone set 7; }; "
+        "chain p { type filter hook prerouting priority raw; iif lo ct zone set 7; };",
+    ],
+)
+def test_a_zone_does_not_hide_tracking(space: Namespace, rules: str) -> None:
+    """Where loopback is in a zone of its own, tracking is found on, and the probe's entry is taken out of the zone."""
+    with Nftables() as nft:
+        nft.run("table inet z { " + rules + " }")
+    assert is_tracked(4)
+    assert count() == 0
+
+
+def test_loopback_without_tracking_leaves_doubt(space: Namespace) -> None:
+    """Rules that exempt loopback, beside connections that are tracked, are not taken for tracking off."""
+    with Nftables() as nft:
+        nft.run("table inet n { chain c { ct state new; }; }")
+        subprocess.run(["ping", "-c1", "127.0.0.1"], check=True, capture_output=True)
+        nft.run("table inet n { chain o { type filter hook output priority raw; oif lo notrack; }; }")
+    assert is_tracked(4) is None

@@ -9,7 +9,8 @@ import re
 import signal
 import time
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from conntracker.cli.common import add_filter_arguments, filter_of, say
@@ -63,18 +64,31 @@ def run(args: Namespace) -> int:
         if flag:
             raise ValueError(f"{name} comes with a later version")
     filter_of(args)
-    if args.write is not None:
-        args.write = os.path.abspath(args.write)
-        if os.path.isdir(args.write) and os.listdir(args.write):
-            raise FileExistsError(
-                errno.EEXIST, "the directory is not empty, and nothing in it is overwritten", args.write
-            )
     output = Output(args.output)
+    _check_write(args, output)
     if not args.daemon:
         return _capture(args, output, say, lambda: None)
     if output.standard:
         raise ValueError("-d has no standard output: -o FILE")
     return _background(args, output)
+
+
+def _check_write(args: Namespace, output: Output) -> None:
+    """-w names a directory that is not there yet, or an empty one. Raises ValueError, OSError."""
+    if args.write is None:
+        return
+    if args.write in ("", "-"):
+        raise ValueError(f"-w: {args.write!r} is not a directory")
+    args.write = os.path.abspath(args.write)
+    if args.write == output.path:
+        raise ValueError(f"-w and -o: {args.write} cannot be both")
+    if os.path.lexists(args.write):
+        if os.listdir(args.write):
+            raise FileExistsError(errno.EEXIST, "the directory is not empty, and nothing is overwritten", args.write)
+    elif not os.path.isdir(os.path.dirname(args.write)):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.path.dirname(args.write))
+    if find_spec("duckdb") is None:  # found out now, not at the first segment; imported later, after the fork of -d
+        raise ImportError("a recording needs duckdb")
 
 
 def _background(args: Namespace, output: Output) -> int:
@@ -112,28 +126,38 @@ def _capture(args: Namespace, output: Output, notice: Callable[[str], None], rea
     for line in repair():
         notice(line)
     with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(_Signals())
         flows = stack.enter_context(
             capture(
                 netns=args.netns, filter=filter_of(args), enable=not args.no_enable, accounting=args.accounting,
                 receive_buffer=args.receive_buffer, notice=notice,
             )
         )  # fmt: skip
+        signals.tell(flows)
         recording = _recording(args, flows)
         if recording is not None:
-            stack.enter_context(recording)
-        keeper = stack.enter_context(Keeper(recording, int(args.flush * 1e6), args.max_flows, notice, flows.entries()))
-        requests = stack.enter_context(_signals(flows, notice))
+            stack.callback(_close, recording, notice)
+        keeper = stack.enter_context(
+            Keeper(recording, int(args.flush * 1e6), args.max_flows, notice, flows.entries())
+        )  # fmt: skip
         notice("capturing; Ctrl-C ends it" if not args.daemon else "capturing; SIGTERM ends it")
         ready()
         code = 0
         try:
-            _loop(args, flows, keeper, requests, lambda: _write_log(output, keeper, notice))
+            _loop(args, flows, keeper, signals.requests, lambda: _write_log(output, keeper, notice))
             keeper.take(flows.finish())
             keeper.conclude(flows.dumped)
         except OSError as error:  # what was seen until then is worth a log
             notice(f"the capture ended early: {error.strerror or error}")
             code = 3
         return max(code, _end(flows, keeper, output, notice))
+
+
+def _close(recording: RecordingWriter, notice: Callable[[str], None]) -> None:
+    try:
+        recording.close()
+    except OSError as error:
+        notice(f"the recording is not closed: {error.strerror or error}")
 
 
 def _recording(args: Namespace, flows: Capture) -> RecordingWriter | None:
@@ -158,28 +182,45 @@ def _loop(
             write_log()
 
 
-@contextlib.contextmanager
-def _signals(flows: Capture, notice: Callable[[str], None]) -> Iterator[list[int]]:
-    """SIGINT, SIGTERM and a closed terminal end the capture; SIGUSR1 asks for the log."""
-    requests: list[int] = []
+class _Signals:
+    """SIGINT, SIGTERM and a closed terminal end the capture; SIGUSR1 asks for the log.
 
-    def end(number: int, frame: object) -> None:
-        if flows.stopped:
+    In force from before the first change to the host until after everything is put back.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[int] = []
+        self._flows: Capture | None = None
+        self._ending = False
+
+    def tell(self, flows: Capture) -> None:
+        """The capture to end; at once, if that was asked for already."""
+        self._flows = flows
+        if self._ending:
+            flows.stop()
+
+    def _end(self, number: int, frame: object) -> None:
+        if self._ending:
             os.write(2, b"conntracker: already ending: the log is being written\n")
-        flows.stop()
+        self._ending = True
+        if self._flows is not None:
+            self._flows.stop()
 
-    def ask(number: int, frame: object) -> None:
-        requests.append(number)
-        flows.wake()
+    def _ask(self, number: int, frame: object) -> None:
+        self.requests.append(number)
+        if self._flows is not None:
+            self._flows.wake()
 
-    handlers = {signal.SIGINT: end, signal.SIGTERM: end, signal.SIGHUP: end, signal.SIGUSR1: ask}
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup(1)
-        del handlers[signal.SIGHUP]
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield requests
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> _Signals:
+        handlers = {signal.SIGINT: self._end, signal.SIGTERM: self._end, signal.SIGHUP: self._end}
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup(1)
+            del handlers[signal.SIGHUP]
+        handlers[signal.SIGUSR1] = self._ask
+        self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
@@ -231,6 +272,7 @@ def _loss_line(kind: str, since: int, until: int, events: int | None) -> str:
         "events": "events lost: flows that began and ended then may be missing",
         "undecodable": "messages could not be decoded",
         "untracked": "connection tracking was off: flows then are missing",
+        "unwritten": "flows are not in the recording",
     }[kind]
     return f"{window}: {what}" if events is None else f"{window}: {events:,} {what}"
 

@@ -8,6 +8,8 @@ import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from typing import NamedTuple
 
 from conntracker.cli.common import say
@@ -61,6 +63,8 @@ def _examine() -> Iterator[Finding]:
         else Finding("missing", "privilege: no CAP_NET_ADMIN", "run as root")
     )
     yield from _libraries()
+    if find_spec("numpy") is None:
+        return
     yield _conntrack()
     yield from _sysctls()
     if privileged:
@@ -86,15 +90,14 @@ def _privileged() -> bool:
 
 
 def _libraries() -> Iterator[Finding]:
-    import numpy
-
-    yield Finding("ok", f"numpy {numpy.__version__}")
-    try:
-        import duckdb
-
-        yield Finding("ok", f"duckdb {duckdb.__version__}")
-    except ImportError:
-        yield Finding("note", "no duckdb", "recordings (-w, show) need it: pip install duckdb")
+    for name, status, advice in (
+        ("numpy", "missing", "pip install numpy"),
+        ("duckdb", "note", "recordings (-w, show) need it: pip install duckdb"),
+    ):
+        try:
+            yield Finding("ok", f"{name} {import_module(name).__version__}")
+        except ImportError:
+            yield Finding(status, f"no {name}", advice)
     from conntracker.sources.nftables import LibraryMissing, Nftables
 
     try:
@@ -137,18 +140,22 @@ def _sysctls() -> Iterator[Finding]:
 def _with_privilege() -> Iterator[Finding]:
     from conntracker.sources.conntrack import EventSocket, is_tracked
     from conntracker.sources.fullness import Gauge
+    from conntracker.sources.netns import has_ipv6
 
     try:
-        states = {4: is_tracked(4), 6: is_tracked(6)}
+        states = {family: is_tracked(family) for family in ((4, 6) if has_ipv6() else (4,))}
         with contextlib.closing(EventSocket(_BUFFER, rows=1)) as socket, contextlib.closing(Gauge()) as gauge:
             granted, reading = socket.receive_buffer // 2, gauge.read()
     except OSError as error:
         yield Finding("missing", f"conntrack events: {error.strerror or error}")
         return
+    table = _owned_table()
+    can = table.status == "ok"
+    off = "a capture switches it on meanwhile" if can else "and a capture cannot switch it on"
     for family, state in states.items():
         yield {
             True: Finding("ok", f"connection tracking is on for IPv{family}"),
-            False: Finding("note", f"connection tracking is off for IPv{family}", "a capture switches it on meanwhile"),
+            False: Finding("note" if can else "missing", f"connection tracking is off for IPv{family}", off),
             None: Finding("note", f"cannot tell whether connection tracking is on for IPv{family}",
                           "loopback is down, or a rule drops a datagram on it; a capture makes sure"),
         }[state]  # fmt: skip
@@ -159,7 +166,7 @@ def _with_privilege() -> Iterator[Finding]:
         yield Finding("note", f"receive buffer of {granted >> 10} KB only", advice)
     text = f"connection table: {reading.count} of {reading.maximum} entries"
     yield Finding("ok", text) if reading.share < 0.8 else Finding("note", text, "raise net.netfilter.nf_conntrack_max")
-    yield _owned_table()
+    yield table
 
 
 def _owned_table() -> Finding:

@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     # numpy's linear algebra is never used here, and would start a busy thread for each processor.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _open_standard_streams()
     try:
         return _run(arguments)
     except KeyboardInterrupt:
@@ -49,6 +50,16 @@ def main(argv: list[str] | None = None) -> int:
             raise
         say(line)
         return code
+
+
+def _open_standard_streams() -> None:
+    """Where a standard stream was closed (2>&-), the next file opened would get its number, and our messages."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            setattr(sys, name, os.fdopen(null, "r" if fd == 0 else "w", closefd=False))
 
 
 def _run(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 TABLE_COLUMNS = (
-    "proto", "src", "sport", "dst", "dport", "state", "packets", "bytes", "reply_packets", "reply_bytes", "start",
-    "end",
+    "proto", "src", "sport", "dst", "dport", "first_seen", "state", "packets", "bytes", "reply_packets", "reply_bytes",
+    "last_seen",
 )  # fmt: skip
 
 # What a narrow terminal goes without, in this order.
-TABLE_OPTIONAL = ("end", "reply_packets", "packets", "start", "reply_bytes", "bytes", "state")
+TABLE_OPTIONAL = ("last_seen", "reply_packets", "packets", "reply_bytes", "state", "bytes")
 GROUPS_OPTIONAL = ("first_seen", "reply_packets", "packets", "last_seen", "reply_bytes")
 
 
@@ -55,6 +56,8 @@ def run(args: Namespace) -> int:
         None if text is None else parse_time(option, text)
         for option, text in (("--since", args.since), ("--until", args.until))
     )
+    if since is not None and until is not None and since > until:
+        raise ValueError("--since is after --until")
     from conntracker.recording.reader import open_recording
 
     with open_recording(args.read) as recording:
@@ -99,14 +102,23 @@ def _write_rows(
             out.write("".join(json_lines(chunk)).encode())
         return
     optional = TABLE_OPTIONAL if args.group_by is None else GROUPS_OPTIONAL
-    for line in table_lines(chunks, shutil.get_terminal_size().columns, optional):
+    # A file or a pipe has no width; columns must not come and go there.
+    width = shutil.get_terminal_size().columns if os.isatty(1) or "COLUMNS" in os.environ else 10_000
+    for line in table_lines(chunks, width, optional):
         out.write(line.encode())
 
 
 def _say_losses(recording: Recording) -> None:
+    """What may be missing, and recordings that have no end."""
     losses = recording.losses
-    if losses:
-        lost = sum(loss.events or 0 for loss in losses)
-        unknown = " or more" if any(loss.events is None for loss in losses) else ""
-        windows = "1 window of time" if len(losses) == 1 else f"{len(losses)} windows of time"
-        say(f"flows may be missing: {lost}{unknown} events were lost in {windows} (see losses in meta.json)")
+    lost = sum(loss.events or 0 for loss in losses if loss.kind in ("events", "undecodable"))
+    if lost:
+        say(f"flows may be missing: {lost:,} events were lost (see losses in meta.json)")
+    if any(loss.kind == "untracked" for loss in losses):
+        say("flows are missing: connection tracking was off for a while (see losses in meta.json)")
+    unwritten = sum(loss.events or 0 for loss in losses if loss.kind == "unwritten")
+    if unwritten:
+        say(f"flows are missing: {unwritten:,} could not be written (see losses in meta.json)")
+    for part in recording.parts:
+        if part.meta is not None and part.meta.end is None:
+            say(f"{part.path}: still being written, or its capture was killed; this is what it has")

@@ -16,6 +16,7 @@ from conntracker.model import (
     ICMPV6,
     IPS_HW_OFFLOAD,
     IPS_OFFLOAD,
+    IPS_SEEN_REPLY,
     NO_STATE,
     TCP_STATES,
     U64,
@@ -51,6 +52,7 @@ def json_lines(batch: Batch) -> Iterator[str]:
         sport, dport = ("null", "null") if portless else (first, second)
         reply_sport, reply_dport = ("null", "null") if portless else (reply_first, reply_second)
         kinds = (second >> 8, second & 0xFF, first) if icmp else ("null",) * 3
+        replied = "true" if statuses[i] & IPS_SEEN_REPLY else "false"
         offloaded = "true" if statuses[i] & (IPS_OFFLOAD | IPS_HW_OFFLOAD) else "false"
         end = times[1][i] if kind == DESTROY else "null"
         yield (
@@ -60,7 +62,7 @@ def json_lines(batch: Batch) -> Iterator[str]:
             f'"reply_src": "{_address(batch.family, reply_src)}", "reply_sport": {reply_sport}, '
             f'"reply_dst": "{_address(batch.family, reply_dst)}", "reply_dport": {reply_dport}, '
             f'"icmp_type": {kinds[0]}, "icmp_code": {kinds[1]}, "icmp_id": {kinds[2]}, "zone": {zone}, '
-            f'"mark": {marks[i]}, "state": {_quoted(state)}, "offloaded": {offloaded}, '
+            f'"mark": {marks[i]}, "state": {_quoted(state)}, "replied": {replied}, "offloaded": {offloaded}, '
             f'"packets": {_null(counters[0])}, "bytes": {_null(counters[1])}, '
             f'"reply_packets": {_null(counters[2])}, "reply_bytes": {_null(counters[3])}, '
             f'"start": {times[0][i]}, "end": {end}}}'

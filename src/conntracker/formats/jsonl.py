@@ -18,8 +18,8 @@ __all__ = ["FLOW_KEYS", "json_lines"]
 # The keys of a flow, in the order in which they are written.
 FLOW_KEYS = (
     "family", "proto", "src", "sport", "dst", "dport", "reply_src", "reply_sport", "reply_dst", "reply_dport",
-    "icmp_type", "icmp_code", "zone", "mark", "state", "packets", "bytes", "reply_packets", "reply_bytes", "start",
-    "end", "host", "flow", "first_seen", "last_seen", "offloaded",
+    "icmp_type", "icmp_code", "zone", "mark", "state", "replied", "packets", "bytes", "reply_packets", "reply_bytes",
+    "start", "end", "end_seen", "host", "flow", "first_seen", "last_seen", "offloaded",
 )  # fmt: skip
 
 BOOLEANS = {True: "true", False: "false", None: "null"}

@@ -24,7 +24,7 @@ SUM_NAMES = ("flows", *SUMS, "first_seen", "last_seen")
 ADDRESSES = ("src", "dst", "reply_src", "reply_dst")
 GROUP_NAMES = (
     "host", "family", "proto", *ADDRESSES, "sport", "dport", "reply_sport", "reply_dport", "icmp_type", "icmp_code",
-    "icmp_id", "zone", "mark", "state", "offloaded", "snat", "dnat",
+    "icmp_id", "zone", "mark", "state", "replied", "offloaded", "snat", "dnat",
 )  # fmt: skip
 
 

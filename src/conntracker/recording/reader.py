@@ -48,6 +48,7 @@ def open_recording(
     it cannot be read. DuckDB spills to a private temporary directory beyond memory_limit.
     """
     paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+    paths = list({os.path.realpath(one): one for one in paths}.values())  # the same one twice is one
     database = Database(memory_limit, threads)
     try:
         return Recording(database, [os.fspath(one) for one in paths])
@@ -152,6 +153,9 @@ class Recording:
         )
         meta = self._read_meta(path, bool(names))
         segments = []
+        numbers = {int(name[len("flows-") : -8]) for name in names}
+        for number in sorted(set(range(1, max(numbers, default=0) + 1)) - numbers):
+            self.damaged.append((os.path.join(path, f"flows-{number:06}.parquet"), "missing"))
         for name in names:
             why = _why_unreadable(os.path.join(path, name))
             if why:

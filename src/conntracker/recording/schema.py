@@ -12,6 +12,7 @@ from conntracker.model import (
     IPS_DST_NAT,
     IPS_HW_OFFLOAD,
     IPS_OFFLOAD,
+    IPS_SEEN_REPLY,
     IPS_SRC_NAT,
     PROTOCOLS,
     TCP_STATES,
@@ -90,6 +91,7 @@ def _address(column: str) -> tuple[str, str]:
 # What the view `flows` has on top of the columns of the files.
 VIEW_COLUMNS: tuple[tuple[str, str], ...] = (
     *(_address(name) for name in ("src", "dst", "reply_src", "reply_dst")),
+    ("replied", f"status & {IPS_SEEN_REPLY} <> 0"),
     ("offloaded", f"status & {IPS_OFFLOAD | IPS_HW_OFFLOAD} <> 0"),
     ("snat", f"status & {IPS_SRC_NAT} <> 0"),
     ("dnat", f"status & {IPS_DST_NAT} <> 0"),
