@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conntracker.cli import show
-from conntracker.cli.common import parse_time
 from conntracker.cli.main import main
+from conntracker.cli.times import parse_time
 from conntracker.model import IPS_SEEN_REPLY, UNKNOWN, Loss
 from conntracker.recording.schema import RAW_COLUMNS
 from conntracker.recording.writer import RecordingWriter

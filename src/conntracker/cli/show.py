@@ -6,7 +6,8 @@ import os
 import shutil
 from typing import TYPE_CHECKING, BinaryIO
 
-from conntracker.cli.common import add_filter_arguments, filter_of, parse_time, say
+from conntracker.cli.common import add_filter_arguments, filter_of, say
+from conntracker.cli.times import parse_time
 from conntracker.output import Output
 
 if TYPE_CHECKING:

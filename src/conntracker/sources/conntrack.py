@@ -34,7 +34,7 @@ DEFAULT_RECEIVE_BUFFER = 64 << 20
 _STRIDE = 1024 + 64
 
 _DUMP_STRIDE = 1 << 15  # the kernel's largest datagram of a dump (netlink_dump, af_netlink.c)
-_DUMP_DATAGRAMS = 32
+_DUMP_DATAGRAMS = 128
 
 # struct iovec and struct mmsghdr (recvmmsg(2)) on 64-bit Linux
 _IOVEC = np.dtype([("base", "u8"), ("length", "u8")])

@@ -98,12 +98,14 @@ class Decoder:
         words     uint32[m]: the buffer
         offsets   word index at which each message begins; each lies whole inside the buffer
         since     when the dump was asked for, kept in the batches
+
+        The order of messages in a dump means nothing, and is not kept.
         """
-        batches = self._decode(_Buffer(words, offsets), time)
+        batches = self._decode(_Buffer(words, offsets), time, ordered=False)
         return [replace(b, event=np.full(len(b), DUMP, np.uint8), dump_since=since) for b in batches]
 
-    def _decode(self, source: _Rows | _Buffer, time: int) -> list[Batch]:
-        """Groups messages by length and type, decodes each group by its shapes, and restores their order."""
+    def _decode(self, source: _Rows | _Buffer, time: int, ordered: bool = True) -> list[Batch]:
+        """Groups messages by length and type, decodes each group by its shapes; restores their order if it matters."""
         parts: dict[int, list[tuple[Index, Columns]]] = {4: [], 6: []}
         lengths = source.lengths
         key = lengths | (source.kinds << np.uint32(16))
@@ -118,7 +120,7 @@ class Decoder:
             odd = np.concatenate([odd, left])
         for i in odd.tolist():
             self._alone(i, source.message(i), parts)
-        return [_batch(family, rows, time) for family, rows in parts.items() if rows]
+        return [_batch(family, rows, time, ordered) for family, rows in parts.items() if rows]
 
     def _by_shapes(self, key: int, index: Index, words: U32, parts: dict[int, list[tuple[Index, Columns]]]) -> Index:
         """Decodes what fits a shape, learning as it goes. Returns the rows that have to be walked alone."""
@@ -191,15 +193,16 @@ def _record_columns(record: conntrack.Record) -> Columns:
     return out | {name: np.array([get(name)], np.uint64) for name in COUNTERS if name in record.fields}
 
 
-def _batch(family: int, parts: list[tuple[Index, Columns]], time: int) -> Batch:
+def _batch(family: int, parts: list[tuple[Index, Columns]], time: int, ordered: bool) -> Batch:
     """Joins the groups of one IP version, in the order of their rows."""
+    order = None
     if len(parts) == 1:
         index, columns = parts[0]
-        order = None if (index[1:] > index[:-1]).all() else np.argsort(index, kind="stable")
+        order = None if not ordered or (index[1:] > index[:-1]).all() else np.argsort(index, kind="stable")
     else:
-        index = np.concatenate([rows for rows, _ in parts])
-        order = np.argsort(index, kind="stable")
         columns = _joined(parts)
+        if ordered:
+            order = np.argsort(np.concatenate([rows for rows, _ in parts]), kind="stable")
     if order is not None:
         columns = {name: column[order] for name, column in columns.items()}
     count = 1 if family == 4 else 4
