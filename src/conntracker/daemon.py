@@ -6,6 +6,7 @@ Must run before numpy is imported: a fork takes one thread along only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import sys
@@ -34,6 +35,9 @@ class PidFile:
                 if os.path.samestat(os.fstat(self._fd), os.stat(self.path)):
                     break
             os.close(self._fd)  # its last holder removed it between our open and our lock
+        if os.pread(self._fd, 64, 0).strip(b"0123456789\n"):
+            os.close(self._fd)
+            raise FileExistsError(errno.EEXIST, "this is no pid file, and it is left as it is", self.path)
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
@@ -97,6 +101,7 @@ def detach(work: Callable[[Background], int]) -> int:
         os._exit(0)
     code = 3
     try:
+        _close_inherited(but=write)
         os.umask(0o077)
         os.chdir("/")
         background = Background(write)
@@ -104,3 +109,11 @@ def detach(work: Callable[[Background], int]) -> int:
         background.failed(code)
     finally:
         os._exit(code)
+
+
+def _close_inherited(but: int) -> None:
+    """What the starter had open, a lock of flock(1) say, must not stay open for as long as we live."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != but:
+            with contextlib.suppress(OSError):
+                os.close(int(name))

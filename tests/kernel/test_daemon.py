@@ -68,7 +68,26 @@ def test_what_goes_wrong_at_the_start_reaches_the_starter(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("left", ["", "4194303\n", "nonsense"])
+def test_a_file_that_is_no_pid_file_is_left_alone(lab: Lab, tmp_path: Path) -> None:
+    """Somebody's file, named by mistake, is neither emptied nor removed."""
+    (tmp_path / "precious").write_text("precious\n")
+    done = start(lab, "-o", "/dev/null", "--pidfile", str(tmp_path / "precious"))
+    assert (done.returncode, (tmp_path / "precious").read_text()) == (2, "precious\n")
+    assert "no pid file" in done.stderr
+
+
+def test_a_daemon_holds_nothing_of_its_starter(lab: Lab, tmp_path: Path) -> None:
+    """A descriptor that the starter had open, with a lock say, is closed."""
+    with open(tmp_path / "lock", "w") as lock, lab.router:
+        command = [*PROGRAM, "-o", "/dev/null", "--pidfile", str(tmp_path / "pid"), "--duration", "1"]
+        subprocess.run(command, pass_fds=[lock.fileno()], check=True, capture_output=True)
+        pid = int((tmp_path / "pid").read_text())
+        held = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+    assert str(tmp_path / "lock") not in held
+    assert until(lambda: not (tmp_path / "pid").exists())
+
+
+@pytest.mark.parametrize("left", ["", "4194303\n"])
 def test_a_pid_file_left_behind_is_taken_over(lab: Lab, tmp_path: Path, left: str) -> None:
     """A file that nobody holds, after kill -9 say, does not keep the next start away."""
     pidfile = tmp_path / "pid"
