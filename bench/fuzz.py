@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 DATAGRAMS = 10_000_000
 ROWS = 8192
-STRIDE = 1024
 
 # Runs inside the namespace: listens, lets traffic happen, and writes what it received.
 COLLECT = """

@@ -62,13 +62,9 @@ TCP_STATES = (
 NO_STATE = 255
 
 # enum ip_conntrack_status, linux/netfilter/nf_conntrack_common.h
-IPS_EXPECTED = 1 << 0
 IPS_SEEN_REPLY = 1 << 1
-IPS_ASSURED = 1 << 2
-IPS_CONFIRMED = 1 << 3
 IPS_SRC_NAT = 1 << 4
 IPS_DST_NAT = 1 << 5
-IPS_DYING = 1 << 9
 IPS_OFFLOAD = 1 << 14
 IPS_HW_OFFLOAD = 1 << 15
 

@@ -175,6 +175,7 @@ class Tracking:
     def _watch_others(self, time: int, last_event: int) -> list[Loss]:
         """After a while without events: is tracking, which others' rules had on, still on?"""
         self._probed = time
+        self.own.clear()  # events of the last probe, a minute ago, have all been read
         before, self._state = self._state, self._ask()
         gone = [name for name, state in before.items() if state is True and self._state.get(name) is not True]
         if not gone:

@@ -17,7 +17,7 @@ ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length with this header, type
 NFGENMSG = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource id
 BODY = HEADER.size + NFGENMSG.size  # where the attributes of an nfnetlink message begin
 
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x4, 0x300, 0x10
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_CREATE, NLM_F_EXCL = 0x400, 0x200
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
