@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -270,3 +271,16 @@ def test_not_a_recording(tmp_path: Path) -> None:
             open_recording(path)
     with pytest.raises(FileNotFoundError):
         open_recording(tmp_path / "missing")
+
+
+def test_a_segment_of_an_earlier_version_has_nulls(write: Make, flows: Make, tmp_path: Path) -> None:
+    """Columns that an earlier version did not write are null, beside segments that have them."""
+    path = write(flows({"id": 7}, {"id": 8}), flows({"id": 9}, first=2))
+    old = path / "flows-000001.parquet"
+    with duckdb.connect() as connection:
+        connection.execute(f"COPY (SELECT * EXCLUDE (id, mark) FROM '{old}') TO '{tmp_path}/old' (FORMAT parquet)")  # noqa: S608
+    (tmp_path / "old").replace(old)
+    with open_recording(path) as recording:
+        assert recording.damaged == []
+        found = recording.sql("SELECT id, mark IS NULL FROM flows ORDER BY flow").fetchall()
+    assert found == [(None, True), (None, True), (9, False)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from conntracker.recording.arrow import concatenate, read_stream
 from conntracker.recording.database import Database, file_list, translated
 from conntracker.recording.meta import MetaError, from_text
-from conntracker.recording.schema import COLUMNS, MACROS
+from conntracker.recording.schema import ESSENTIAL, MACROS
 from conntracker.recording.views import VIEW_NAMES, Part, Range, condition, create_states, create_views
 
 if TYPE_CHECKING:
@@ -193,13 +193,13 @@ class Recording:
     def _footers(self, segments: list[str]) -> dict[str, Range]:
         if not segments:
             return {}
-        names = ", ".join(f"'{name}'" for name, _, _ in COLUMNS)
+        names = ", ".join(f"'{name}'" for name in ESSENTIAL)
         query = (
             "SELECT parse_filename(file_name),"  # noqa: S608
             " min(CASE WHEN path_in_schema = 'flow' THEN try_cast(stats_min_value AS UBIGINT) END),"
             " max(CASE WHEN path_in_schema = 'flow' THEN try_cast(stats_max_value AS UBIGINT) END)"
             f" FROM parquet_metadata({file_list(segments)}) WHERE path_in_schema IN ({names})"
-            f" GROUP BY file_name HAVING count(DISTINCT path_in_schema) = {len(COLUMNS)}"
+            f" GROUP BY file_name HAVING count(DISTINCT path_in_schema) = {len(ESSENTIAL)}"
         )
         with translated():
             ranges = {name: (low, high) for name, low, high in self._database.connection.execute(query).fetchall()}

@@ -19,7 +19,7 @@ from conntracker.model import (
     UNKNOWN,
 )
 
-__all__ = ["COLUMNS", "FORMAT_VERSION", "MACROS", "RAW_COLUMNS", "VIEW_COLUMNS", "select_raw"]
+__all__ = ["COLUMNS", "ESSENTIAL", "FORMAT_VERSION", "MACROS", "RAW_COLUMNS", "VIEW_COLUMNS", "select_raw"]
 
 FORMAT_VERSION = 1
 
@@ -76,6 +76,10 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     *(_time(name) for name in ("start", "end", "first_seen", "last_seen")),
     ("end_seen", "BOOLEAN", "end_seen"),
 )
+
+
+# Without these a file is no segment. The others may be missing, in one of an earlier version, and are null then.
+ESSENTIAL = ("flow", "family", "proto", "src_hi", "src_lo", "dst_hi", "dst_lo", "status", "first_seen", "last_seen")
 
 
 def select_raw(table: str) -> str:

@@ -51,15 +51,28 @@ def _timestamp(time: int) -> str:
 
 def create_states(connection: DuckDBPyConnection, index: int, part: Part) -> None:
     """states_N, every row of a part with the number of its segment, and flows_N, the last row of each flow."""
+    columns = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind, _ in COLUMNS)
+    source = f"SELECT {columns}, 0::UBIGINT AS segment LIMIT 0"
     if part.segments:
-        source = f"SELECT *, file_index AS segment FROM read_parquet({file_list(list(part.segments))})"  # noqa: S608
-    else:
-        columns = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind, _ in COLUMNS)
-        source = f"SELECT {columns}, 0 AS segment LIMIT 0"
+        files = file_list(list(part.segments))
+        read = f"SELECT *, file_index AS segment FROM read_parquet({files}"  # noqa: S608
+        # Segments of an earlier version lack columns; only then is each file's own list of them looked at.
+        source = f"{read})" if _complete(connection, files) else (
+            f"({source}) UNION ALL BY NAME {read}, union_by_name = true)")  # fmt: skip
     end = part.meta.end if part.meta else None
     known_end = f"make_timestamp({end})" if end is not None else "'infinity'::TIMESTAMP"
     connection.execute(f"CREATE VIEW states_{index} AS SELECT *, {known_end} AS recording_end FROM ({source})")  # noqa: S608
     connection.execute(f"CREATE VIEW flows_{index} AS {_last_states(connection, index, part)}")
+
+
+def _complete(connection: DuckDBPyConnection, files: str) -> bool:
+    """Whether all these files have every column."""
+    names = ", ".join(f"'{name}'" for name, _, _ in COLUMNS)
+    query = (
+        f"SELECT count(*) FROM (SELECT 1 FROM parquet_schema({files}) WHERE name IN ({names})"  # noqa: S608
+        f" GROUP BY file_name HAVING count(*) < {len(COLUMNS)})"
+    )
+    return connection.execute(query).fetchone() == (0,)
 
 
 def _last_states(connection: DuckDBPyConnection, index: int, part: Part) -> str:
