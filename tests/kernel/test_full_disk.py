@@ -40,10 +40,11 @@ def run(lab: Lab, tmp_path: Path, size: str, flows: int) -> tuple[int, str, Path
 
 
 def test_a_full_disk_loses_nothing_that_was_on_it(lab: Lab, tmp_path: Path) -> None:
-    """It is said in one line, the exit code is 3, earlier segments and the old log are whole, nothing half is left."""
+    """It is said once, the exit code is 3, earlier segments and the old log are whole, nothing half is left."""
     code, said, out = run(lab, tmp_path, "256k", 30_000)
     assert (code, "Traceback" in said) == (3, False), said
-    assert said.count("No space left on device") == 3, said  # a segment, the end of the recording, the log
+    for once in ("kept in memory and tried again", "the end of the recording is not written", "the log is not written"):
+        assert said.count(once) == 1, said
     assert (out / "log").read_text() == "the old log\n"
     assert ".tmp" not in (out / "list").read_text()
     with conntracker.open_recording(out / "rec") as recording:
