@@ -123,7 +123,7 @@ EVENTS = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.lists(EVENTS, min_size=1, max_size=30), max_size=8))
 def test_the_table_equals_one_event_after_the_other(batches: list[list[Event]]) -> None:
     """Whatever events come in whatever batches, the flows are those of the plain table, repeated lives included."""

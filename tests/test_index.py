@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from conntracker.index import KeyIndex, Keys
@@ -16,7 +16,6 @@ def columns(keys: list[Key]) -> Keys:
     return [np.array([key[0] for key in keys], np.uint64), np.array([key[1] for key in keys], np.uint32)]
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=40), max_size=6))
 def test_rows_are_numbered_as_keys_come(batches: list[list[Key]]) -> None:
     """Each key has one row, the rows count up in order of arrival, and the first of its kind is told."""
@@ -30,7 +29,6 @@ def test_rows_are_numbered_as_keys_come(batches: list[list[Key]]) -> None:
     assert [tuple(int(c[i]) for c in index.columns) for i in range(index.size)] == list(known)
 
 
-@settings(deadline=None)
 @given(st.sets(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=60), st.data())
 def test_a_replaced_row_is_not_led_to(keys: set[Key], data: st.DataObject) -> None:
     """After `replace` a key leads to its new row, and still does after `rebuild` without the old ones."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from conntracker.sorting import sort_distinct
@@ -12,7 +12,6 @@ from conntracker.sorting import sort_distinct
 WORD = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**32, 2**64 - 1]) | st.integers(0, 3)
 
 
-@settings(deadline=None)
 @pytest.mark.parametrize("words", [1, 4])
 @given(data=st.data())
 def test_rows_are_sorted_and_distinct(words: int, data: st.DataObject) -> None:

@@ -7,7 +7,7 @@ import socket
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from conntracker.formats import log
@@ -70,7 +70,6 @@ def lines(bits: int, ports: int) -> st.SearchStrategy[list[Line]]:
     return st.lists(st.tuples(address, address, port, port), max_size=60)
 
 
-@settings(deadline=None)
 @pytest.mark.parametrize("label", [label for label, _, _ in LOG_GROUPS])
 @given(data=st.data())
 def test_any_directions_are_sorted_and_distinct(label: str, data: st.DataObject) -> None:
