@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from conntracker.index import KeyIndex, Rows
 from conntracker.model import (
+    ADDRESS_COLUMNS,
+    COUNTERS,
     DESTROY,
     DUMP,
     IPS_HW_OFFLOAD,
@@ -25,9 +27,8 @@ from conntracker.model import (
     U64,
     UNKNOWN,
     Batch,
+    unpack_addresses,
 )
-
-COUNTERS = ("packets", "bytes", "reply_packets", "reply_bytes")
 
 # Once set, the kernel clears these bits of the status again without an event.
 _OFFLOADED = np.uint32(IPS_OFFLOAD | IPS_HW_OFFLOAD)
@@ -353,7 +354,8 @@ class _Family:
             ("", self.addresses, self.ports),
             ("reply_", self.reply_addresses, self.reply_ports),
         ):
-            out |= _address_columns(prefix, [word[rows] for word in words])
+            halves = unpack_addresses([word[rows] for word in words])
+            out |= dict(zip((prefix + name for name in ADDRESS_COLUMNS), halves, strict=True))
             out[prefix + "sport"] = (ports[rows] >> np.uint64(48)).astype(np.uint16)
             out[prefix + "dport"] = (ports[rows] >> np.uint64(32)).astype(np.uint16)
         for name in ("status", "mark", "tcp_state", "start", "end"):
@@ -365,14 +367,6 @@ class _Family:
         out["first_seen"], out["last_seen"] = self.first[rows], self.last[rows]
         out["end_seen"] = self.bits[rows] & _END_SEEN != 0
         return out
-
-
-def _address_columns(prefix: str, words: list[U64]) -> dict[str, U64]:
-    names = [prefix + name for name in ("src_hi", "src_lo", "dst_hi", "dst_lo")]
-    if len(words) == 4:
-        return dict(zip(names, words, strict=True))
-    zero, low = np.zeros(len(words[0]), np.uint64), np.uint64(0xFFFFFFFF)
-    return dict(zip(names, (zero, words[0] >> np.uint64(32), zero, words[0] & low), strict=True))
 
 
 def _lives(event: U8, rows: Rows, again: NDArray[np.bool_], bits: U8) -> Rows:

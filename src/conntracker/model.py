@@ -9,11 +9,12 @@ and sorting a flow is integer arithmetic on whole columns:
                 for ICMP and ICMPv6 the echo id stands in the place of the source port and type << 8 | code in the
                 place of the destination port; 0 where a protocol has neither
 
-All numbers are in host byte order. `unpack` turns words into the columns that people and Parquet files see.
+All numbers are in host byte order. `unpack_addresses` turns words into the columns that Parquet files have.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -40,6 +41,7 @@ __all__ = [
     "Loss",
     "protocol_name",
     "protocol_number",
+    "unpack_addresses",
 ]
 
 # Kinds of a row of a batch: a row of a table dump, or the three events of ctnetlink.
@@ -73,6 +75,11 @@ LOG_GROUPS = (
     ("TCPv4", 4, TCP), ("UDPv4", 4, UDP), ("ICMPv4", 4, ICMP),
     ("TCPv6", 6, TCP), ("UDPv6", 6, UDP), ("ICMPv6", 6, ICMPV6),
 )  # fmt: skip
+
+ADDRESS_COLUMNS = ("src_hi", "src_lo", "dst_hi", "dst_lo")  # of a tuple's two addresses, see unpack_addresses
+
+# What a flow has been counted by, in both directions; of a batch, a recording and the sums over one.
+COUNTERS = ("packets", "bytes", "reply_packets", "reply_bytes")
 
 # A counter or kernel time that the kernel did not send. Columns of uint64 carry it in place of null.
 UNKNOWN = 2**64 - 1
@@ -161,6 +168,15 @@ class Loss:
     kind: str
     events: int | None
     repaired: bool = False
+
+
+def unpack_addresses(words: Sequence[U64]) -> tuple[U64, U64, U64, U64]:
+    """(source high, low, destination high, low) from address words; IPv4 stands in the low ones."""
+    if len(words) == 4:
+        high, low, to_high, to_low = words
+        return high, low, to_high, to_low
+    zero = np.zeros(len(words[0]), np.uint64)
+    return zero, words[0] >> np.uint64(32), zero, words[0] & np.uint64(0xFFFFFFFF)
 
 
 def protocol_name(number: int) -> str:

@@ -106,8 +106,14 @@ class Capture:
         self._longest_nap = _OLDEST if self._socket.receive_buffer >= _SMALL_BUFFER else _NAP
         self.tracking.begin()
         self._calm = now()
+        self._stack.callback(self._abandon_dump)
         if self._dumps:
             self._begin_dump()
+
+    def _abandon_dump(self) -> None:
+        if self._dump is not None:
+            self._dump.close()
+            self._dump = None
 
     def _change(self) -> None:
         changes = Changes(self.namespace)
@@ -277,9 +283,8 @@ class Capture:
             self._dump_failed(error)
 
     def _dump_failed(self, error: Exception) -> None:
-        if self._dump is not None:
-            self._dump.close()
-        self._dump, self._redumped = None, now()
+        self._abandon_dump()
+        self._redumped = now()
         self._notice(f"listing the connections failed: {error}; tried again")
 
     def _step_dump(self) -> list[Item]:

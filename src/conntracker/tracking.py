@@ -29,7 +29,7 @@ _QUIET, _PROBE_AGAIN = 10_000_000, 60_000_000  # µs without an event before a p
 Probe = dict[str, bool | None]
 
 
-class TrackingOff(RuntimeError):
+class TrackingOff(OSError):
     """Connection tracking is off and must not be switched on."""
 
 

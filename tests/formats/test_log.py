@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conntracker.formats import log
-from conntracker.model import LOG_GROUPS, U32, U64
+from conntracker.model import ADDRESS_COLUMNS, LOG_GROUPS, U32, U64
 
 Line = tuple[int, int, int, int]
 
@@ -82,7 +82,7 @@ def test_any_directions_are_sorted_and_distinct(label: str, data: st.DataObject)
 def test_numbers_of_any_size_are_aligned(first: int) -> None:
     """The number takes twelve places, whether it has one digit or twelve."""
     zero, ports = np.zeros(10, np.uint64), np.arange(10, dtype=np.uint16)
-    columns = dict.fromkeys(log.ADDRESS_COLUMNS, zero) | {"sport": ports, "dport": ports}
+    columns = dict.fromkeys(ADDRESS_COLUMNS, zero) | {"sport": ports, "dport": ports}
     out = io.BytesIO()
     log.write_directions(out, "UDPv4", columns, first)
     numbers = [line[8:20].decode() for line in out.getvalue().splitlines()]

@@ -64,8 +64,8 @@ def test_losses_and_counters_come_back(tmp_path: Path) -> None:
     """Loss windows and counters are read as they were written."""
     loss = Loss(1_767_268_800_000_000, 1_767_268_801_000_000, "events", 17)
     with RecordingWriter(tmp_path / "rec", accounting=False) as writer:
-        writer.loss(loss)
-        writer.loss(Loss(5, 6, "untracked", None))
+        writer.update_meta(losses=(loss,))
+        writer.update_meta(losses=(loss, Loss(5, 6, "untracked", None)))
         writer.update_meta(counters={"events": 3})
     with open_recording(tmp_path / "rec") as recording:
         assert recording.losses == (loss, Loss(5, 6, "untracked", None))

@@ -18,6 +18,7 @@ from conntracker.output import Output
 
 if TYPE_CHECKING:
     from conntracker.keeper import Keeper
+    from conntracker.model import Loss
     from conntracker.recording.writer import RecordingWriter
     from conntracker.tracker import Capture
 
@@ -256,7 +257,7 @@ def _write_log(output: Output, keeper: Keeper, notice: Callable[[str], None]) ->
 def summary(flows: Capture, keeper: Keeper) -> list[str]:
     """What a person should know at the end, in lines."""
     lines = [f"{keeper.count()}, {flows.events:,} events, {flows.lost:,} lost"]
-    lines += [_loss_line(loss.kind, loss.since, loss.until, loss.events) for loss in keeper.losses]
+    lines += [_loss_line(loss) for loss in keeper.losses]
     if flows.decoder.unknown:
         lines.append(f"{flows.decoder.unknown:,} attributes of a newer kernel were passed over")
     off = [name for name, on in zip(("counters", "times"), flows.sysctls(), strict=True) if not on]
@@ -265,16 +266,16 @@ def summary(flows: Capture, keeper: Keeper) -> list[str]:
     return lines
 
 
-def _loss_line(kind: str, since: int, until: int, events: int | None) -> str:
-    clocks = [time.strftime("%H:%M:%S", time.localtime(t // 1_000_000)) for t in (since, until)]
-    window = f"{clocks[0]}.{since // 1000 % 1000:03} to {clocks[1]}.{until // 1000 % 1000:03}"
+def _loss_line(loss: Loss) -> str:
+    clocks = [time.strftime("%H:%M:%S", time.localtime(t // 1_000_000)) for t in (loss.since, loss.until)]
+    window = f"{clocks[0]}.{loss.since // 1000 % 1000:03} to {clocks[1]}.{loss.until // 1000 % 1000:03}"
     what = {
         "events": "events lost: flows that began and ended then may be missing",
         "undecodable": "messages could not be decoded",
         "untracked": "connection tracking was off: flows then are missing",
         "unwritten": "flows are not in the recording",
-    }[kind]
-    return f"{window}: {what}" if events is None else f"{window}: {events:,} {what}"
+    }[loss.kind]
+    return f"{window}: {what}" if loss.events is None else f"{window}: {loss.events:,} {what}"
 
 
 def duration(text: str) -> float:

@@ -96,8 +96,6 @@ def explain(error: Exception) -> tuple[int | None, str]:
         return _explain_system(error)
     if isinstance(error, ImportError):
         return MISSING, f"{text} ('conntracker doctor' says what to install)"
-    if type(error).__name__ == "TrackingOff":
-        return MISSING, text
     if isinstance(error, ValueError):
         return BAD_INPUT, text
     return None, text

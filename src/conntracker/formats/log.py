@@ -19,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conntracker.formats.behind import WriteBehind
-from conntracker.model import LOG_GROUPS, U32, U64
+from conntracker.model import ADDRESS_COLUMNS, LOG_GROUPS, U32, U64, unpack_addresses
 from conntracker.sorting import sort_distinct
 
-_ROWS = 4096
+_ROWS = 1 << 12  # lines put together at once: half a megabyte of words, which a processor's cache holds
 _CYCLE = 10_000  # the last four digits of a line's number repeat
 _NO_OWNER = b"-"
-ADDRESS_COLUMNS = ("src_hi", "src_lo", "dst_hi", "dst_lo")
 
 
 def write_log(out: BinaryIO, directions: Callable[[int, int], tuple[tuple[U64, ...], U32]]) -> int:
@@ -58,14 +57,6 @@ def write_groups(out: BinaryIO, groups: Iterable[tuple[str, Mapping[str, NDArray
             write_directions(behind, label, columns, lines[label])
             lines[label] += len(columns["sport"])
     return lines.total()
-
-
-def unpack_addresses(words: tuple[U64, ...]) -> tuple[U64, U64, U64, U64]:
-    """(source high, low, destination high, low) from the address words of model."""
-    if len(words) == 4:
-        return words
-    zero = np.zeros(len(words[0]), np.uint64)
-    return zero, words[0] >> np.uint64(32), zero, words[0] & np.uint64(0xFFFFFFFF)
 
 
 def write_directions(

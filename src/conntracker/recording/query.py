@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conntracker.model import IPS_SEEN_REPLY, LOG_GROUPS, protocol_name
+from conntracker.model import (
+    ADDRESS_COLUMNS,
+    COUNTERS,
+    IPS_SEEN_REPLY,
+    LOG_GROUPS,
+    protocol_name,
+    unpack_addresses,
+)
 from conntracker.recording.views import VIEW_NAMES, condition
 
 if TYPE_CHECKING:
@@ -19,8 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["flows_query", "groups_query", "log_directions"]
 
 TUPLE = ("src_hi", "src_lo", "dst_hi", "dst_lo", "sport", "dport")
-SUMS = ("packets", "bytes", "reply_packets", "reply_bytes")
-SUM_NAMES = ("flows", *SUMS, "first_seen", "last_seen")
+SUM_NAMES = ("flows", *COUNTERS, "first_seen", "last_seen")
 ADDRESSES = ("src", "dst", "reply_src", "reply_dst")
 GROUP_NAMES = (
     "host", "family", "proto", *ADDRESSES, "sport", "dport", "reply_sport", "reply_dport", "icmp_type", "icmp_code",
@@ -61,7 +67,7 @@ def groups_query(
     """
     names = [_known("--group-by", name.strip(), GROUP_NAMES) for name in by.split(",")]
     keys = list(dict.fromkeys(key for name in names for key in _keys(name)))
-    sums = ", ".join(f"sum({name})::UBIGINT AS {name}" for name in SUMS)
+    sums = ", ".join(f"sum({name})::UBIGINT AS {name}" for name in COUNTERS)
     inner = (
         f"SELECT {', '.join(keys)}, count(*) AS flows, {sums}, min(first_seen) AS first_seen,"  # noqa: S608
         f" max(last_seen) AS last_seen FROM flows WHERE {condition(filter, since, until)} GROUP BY {', '.join(keys)}"
@@ -131,13 +137,9 @@ def _distinct(chunks: Iterator[Columns]) -> Iterator[Columns]:
 
 def _unpack(columns: Columns) -> Columns:
     ports, first = columns["ports"], columns["a"]
-    if "b" in columns:
-        words = first, columns["b"], columns["c"], columns["d"]
-    else:
-        zero = np.zeros_like(first)
-        words = zero, first >> np.uint64(32), zero, first & np.uint64(0xFFFFFFFF)
+    words = (first, columns["b"], columns["c"], columns["d"]) if "b" in columns else (first,)
     return {
-        **dict(zip(("src_hi", "src_lo", "dst_hi", "dst_lo"), words, strict=True)),
+        **dict(zip(ADDRESS_COLUMNS, unpack_addresses(words), strict=True)),
         "sport": (ports >> np.uint32(16)).astype(np.uint16),
         "dport": ports.astype(np.uint16),
     }

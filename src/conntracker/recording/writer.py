@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from conntracker.model import Loss
 
 __all__ = ["RecordingWriter"]
 
@@ -86,10 +85,6 @@ class RecordingWriter:
         with self._new_file(name) as descriptor:
             self._copy(rows, descriptor)
         self._segments += 1
-
-    def loss(self, loss: Loss) -> None:
-        """Keeps a window in which flows may have been missed; at once, as a crash may follow."""
-        self.update_meta(losses=(*self.meta.losses, loss))
 
     def update_meta(self, **changes: Any) -> None:
         """Replaces fields of Meta, on disk too. On OSError they are kept, and written with the next change."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from conntracker.model import DecodeError
+from conntracker.model import Batch, DecodeError
 from conntracker.wire import conntrack, dumps, netlink
 from conntracker.wire.columns import Decoder
 
@@ -120,10 +120,6 @@ class EventSocket:
         count = self._ring.receive(self._socket.fileno(), self.filled, _MSG_DONTWAIT) if self.room else 0
         self.filled += count
         return count
-
-    def peek(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """(rows, lengths) received so far, which stay."""
-        return self._ring.rows[: self.filled], self._ring.lengths[: self.filled]
 
     def take(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         """(rows, lengths) received since the last call; valid until the next `receive`."""
@@ -267,31 +263,22 @@ def is_tracked(family: int, own: set[int] | None = None) -> bool | None:
         raw = socket.inet_pton(domain, address)
         ports = here.getsockname()[1], there.getsockname()[1]
         wait([events.fileno()], _PROBE_WAIT)
-        zone = _zone_of(events, family, ports)
-        if zone is not None:
-            _delete(family, raw, ports, zone)
-        if zone is not None or _news(events, family):
-            return True
+        events.receive()
+        for batch in Decoder().decode_rows(*events.take(), 0):
+            if batch.family == family:
+                for zone in _zones_of(batch, ports):
+                    _delete(family, raw, ports, zone)
+                return True
     with open("/proc/sys/net/netfilter/nf_conntrack_count") as count:
         return None if int(count.read()) else False
 
 
-def _zone_of(events: EventSocket, family: int, ports: tuple[int, int]) -> int | None:
-    """The zone of the probe's own entry, if its NEW event came."""
-    events.receive()
-    wanted = np.uint64(ports[0] << 32 | ports[1] << 16 | socket.IPPROTO_UDP)
-    for batch in Decoder().decode_rows(*events.peek(), 0):
-        p = batch.ports
-        key = (p >> np.uint64(32) << np.uint64(16)) | (p >> np.uint64(8) & np.uint64(0xFF))
-        found = np.flatnonzero(key == wanted)
-        if batch.family == family and len(found):
-            return int(p[found[0]] >> np.uint64(16)) & 0xFFFF
-    return None
-
-
-def _news(events: EventSocket, family: int) -> bool:
-    """Whether any flow of this IP version began meanwhile."""
-    return any(batch.family == family for batch in Decoder().decode_rows(*events.peek(), 0))
+def _zones_of(batch: Batch, ports: tuple[int, int]) -> list[int]:
+    """The zone of the probe's own entry, if its NEW event is in the batch."""
+    p = batch.ports
+    key = (p >> np.uint64(32) << np.uint64(16)) | (p >> np.uint64(8) & np.uint64(0xFF))
+    found = p[key == np.uint64(ports[0] << 32 | ports[1] << 16 | socket.IPPROTO_UDP)]
+    return [zone & 0xFFFF for zone in (found[:1] >> np.uint64(16)).tolist()]
 
 
 def _delete(family: int, address: bytes, ports: tuple[int, int], zone: int) -> None:

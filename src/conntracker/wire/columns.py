@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from conntracker.model import DUMP, NO_STATE, U32, UNKNOWN, Batch, DecodeError
 from conntracker.wire import conntrack, netlink
-from conntracker.wire.shapes import COUNTERS, Columns, Scratch, Shape
+from conntracker.wire.shapes import WIDE, Columns, Scratch, Shape
 
 Index: TypeAlias = NDArray[np.intp]
 
@@ -190,7 +190,7 @@ def _record_columns(record: conntrack.Record) -> Columns:
     for name in ("id", "status", "mark"):
         out[name] = np.array([get(name, 0)], np.uint32)
     out["tcp_state"] = np.array([get("tcp_state", NO_STATE)], np.uint8)
-    return out | {name: np.array([get(name)], np.uint64) for name in COUNTERS if name in record.fields}
+    return out | {name: np.array([get(name)], np.uint64) for name in WIDE if name in record.fields}
 
 
 def _batch(family: int, parts: list[tuple[Index, Columns]], time: int, ordered: bool) -> Batch:

@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from conntracker.model import NO_STATE, U32, U64, DecodeError
+from conntracker.model import COUNTERS, NO_STATE, U32, U64, DecodeError
 from conntracker.wire import conntrack, netlink
 
 Columns: TypeAlias = dict[str, NDArray[Any]]
 
-COUNTERS = ("packets", "bytes", "reply_packets", "reply_bytes", "start", "stop")
+WIDE = (*COUNTERS, "start", "stop")  # the fields of 64 bits
 _HEADER_WORDS = netlink.HEADER.size // 4
 
 
@@ -62,7 +62,7 @@ class Shape:
             out[name] = big[name] if name in big else np.zeros(n, np.uint32)
         state = big.get("tcp_state")
         out["tcp_state"] = np.full(n, NO_STATE, np.uint8) if state is None else (state >> 24).astype(np.uint8)
-        for name in COUNTERS:
+        for name in WIDE:
             if name in self.word:
                 out[name] = _wide(words, self.word[name])
         return out
