@@ -22,7 +22,7 @@ from conntracker.clock import now
 from conntracker.filters import Filter
 from conntracker.model import Batch, DecodeError, Loss
 from conntracker.restore import Changes, read_sysctl
-from conntracker.sources import conntrack
+from conntracker.sources import conntrack, netlink
 from conntracker.sources.fullness import Gauge
 from conntracker.sources.netns import Namespace
 from conntracker.tracking import Tracking
@@ -152,7 +152,7 @@ class Capture:
     def poll(self, timeout: float) -> list[Item]:
         """What came, after waiting for at most `timeout` seconds; an empty list if nothing did."""
         if self._dump is None:
-            ready = conntrack.wait([self._socket.fileno(), self._wake_read], timeout)
+            ready = netlink.wait([self._socket.fileno(), self._wake_read], timeout)
             if self._wake_read in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 64)

@@ -27,7 +27,7 @@ def run(args: Namespace) -> int:
     from conntracker.formats import events
     from conntracker.model import Batch
     from conntracker.restore import repair
-    from conntracker.sources.conntrack import closed_pipe
+    from conntracker.sources.netlink import closed_pipe
     from conntracker.tracker import capture
 
     for line in repair():

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
-import select
 import socket
 import struct
 import threading
@@ -16,13 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conntracker.model import Batch, DecodeError
+from conntracker.sources.netlink import NETLINK_NO_ENOBUFS, SOL_NETLINK, Ring, drops, granted_buffer, open_socket, wait
 from conntracker.wire import conntrack, dumps, netlink
 from conntracker.wire.columns import Decoder
 
-NETLINK_NETFILTER = 12
-SOL_NETLINK, NETLINK_NO_ENOBUFS = 270, 5
-SO_RCVBUFFORCE, SO_MEMINFO = 33, 55
-_MEMINFO_RCVBUF, _MEMINFO_DROPS = 1, 8  # linux/sock_diag.h: SK_MEMINFO_RCVBUF, SK_MEMINFO_DROPS
 _MSG_DONTWAIT, _MSG_WAITFORONE = 0x40, 0x10000
 _GROUPS = 0b111  # NF_NETLINK_CONNTRACK_NEW | _UPDATE | _DESTROY (linux/netfilter/nfnetlink_compat.h)
 _GROUP_NEW = 0b001
@@ -36,54 +31,6 @@ _STRIDE = 1024 + 64
 _DUMP_STRIDE = 1 << 15  # the kernel's largest datagram of a dump (netlink_dump, af_netlink.c)
 _DUMP_DATAGRAMS = 128
 
-# struct iovec and struct mmsghdr (recvmmsg(2)) on 64-bit Linux
-_IOVEC = np.dtype([("base", "u8"), ("length", "u8")])
-_MMSGHDR = np.dtype({
-    "names": ["iov", "iovlen", "length"], "formats": ["u8", "u8", "u4"], "offsets": [16, 24, 56], "itemsize": 64,
-})  # fmt: skip
-
-if struct.calcsize("P") != 8:
-    raise ImportError("conntracker needs a 64-bit Python")
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
-
-
-def _socket(receive_buffer: int) -> socket.socket:
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
-    except PermissionError:  # needs CAP_NET_ADMIN outside of every user namespace
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    return sock
-
-
-class _Ring:
-    """Rows of equal stride for whole datagrams, and what recvmmsg(2) needs to fill them."""
-
-    def __init__(self, count: int, stride: int) -> None:
-        self.rows = np.zeros((count, stride // 4), np.uint32)
-        self._iovecs = np.zeros(count, _IOVEC)
-        self._headers = np.zeros(count, _MMSGHDR)
-        step = np.arange(count, dtype=np.uint64)
-        self._iovecs["base"] = self.rows.ctypes.data + step * np.uint64(stride)
-        self._iovecs["length"] = stride
-        self._headers["iov"] = self._iovecs.ctypes.data + step * np.uint64(_IOVEC.itemsize)
-        self._headers["iovlen"] = 1
-        self.lengths: NDArray[np.uint32] = self._headers["length"]
-        self._address = self._headers.ctypes.data
-
-    def receive(self, fd: int, start: int, flags: int) -> int:
-        """Fills rows from `start` on; returns how many. Raises OSError; nothing there is 0."""
-        address = self._address + _MMSGHDR.itemsize * start
-        count = int(_libc.recvmmsg(fd, address, len(self.rows) - start, flags | socket.MSG_TRUNC, None))
-        if count >= 0:
-            return count
-        number = ctypes.get_errno()
-        if number in (errno.EAGAIN, errno.EINTR, errno.ENOBUFS):
-            return 0
-        raise OSError(number, f"receiving from conntrack: {os.strerror(number)}")
-
 
 class EventSocket:
     """New, update and destroy events of the current network namespace, received into a ring of fixed rows.
@@ -96,7 +43,7 @@ class EventSocket:
     def __init__(
         self, receive_buffer: int = DEFAULT_RECEIVE_BUFFER, rows: int = 8192, groups: int | None = None
     ) -> None:
-        self._socket = _socket(receive_buffer)
+        self._socket = open_socket(receive_buffer)
         try:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
             self._socket.bind((0, _GROUPS if groups is None else groups))
@@ -104,7 +51,7 @@ class EventSocket:
             self._socket.close()
             raise
         self.filled = 0
-        self._ring = _Ring(rows, _STRIDE)
+        self._ring = Ring(rows, _STRIDE)
 
     def fileno(self) -> int:
         """For poll(2)."""
@@ -128,15 +75,12 @@ class EventSocket:
 
     def drops(self) -> int:
         """How many datagrams the kernel dropped because the buffer was full, since the socket was made."""
-        return self._meminfo()[_MEMINFO_DROPS]
+        return drops(self._socket)
 
     @property
     def receive_buffer(self) -> int:
         """Bytes the kernel granted (it doubles what was asked, for its own bookkeeping)."""
-        return self._meminfo()[_MEMINFO_RCVBUF]
-
-    def _meminfo(self) -> tuple[int, ...]:
-        return struct.unpack("=9I", self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
+        return granted_buffer(self._socket)
 
     def close(self) -> None:
         """Ends the subscription."""
@@ -151,9 +95,9 @@ class Dump:
     """
 
     def __init__(self) -> None:
-        self._socket = _socket(4 << 20)
+        self._socket = open_socket(4 << 20)
         self._socket.bind((0, 0))
-        self._rings = [_Ring(_DUMP_DATAGRAMS, _DUMP_STRIDE) for _ in range(2)]
+        self._rings = [Ring(_DUMP_DATAGRAMS, _DUMP_STRIDE) for _ in range(2)]
         self._piece = np.zeros(_DUMP_DATAGRAMS * _DUMP_STRIDE // 4, np.uint32)
         self._received = 0
         self._error: OSError | None = None
@@ -286,7 +230,7 @@ def _delete(family: int, address: bytes, ports: tuple[int, int], zone: int) -> N
     entry = conntrack.tuple_attribute(conntrack.CTA_TUPLE_ORIG, family, address, address, socket.IPPROTO_UDP, *ports)
     entry += netlink.attribute(conntrack.CTA_ZONE, struct.pack("!H", zone))
     domain = socket.AF_INET if family == 4 else socket.AF_INET6
-    with _socket(1 << 16) as sock:
+    with open_socket(1 << 16) as sock:
         sock.settimeout(2)
         sock.bind((0, 0))
         sock.send(netlink.request(conntrack.MESSAGE_DELETE, netlink.NLM_F_ACK, 1, domain, entry))
@@ -294,18 +238,3 @@ def _delete(family: int, address: bytes, ports: tuple[int, int], zone: int) -> N
             number = -struct.unpack_from("=i", message.payload)[0]
             if number not in (0, errno.ENOENT):
                 raise OSError(number, f"deleting a conntrack entry: {os.strerror(number)}")
-
-
-def closed_pipe(fd: int) -> bool:
-    """Whether `fd` is a pipe or socket that nobody reads any more (POLLERR of poll(2))."""
-    poll = select.poll()
-    poll.register(fd, 0)
-    return any(happened & (select.POLLERR | select.POLLHUP) for _, happened in poll.poll(0))
-
-
-def wait(fds: list[int], timeout: float | None) -> list[int]:
-    """Waits until one of the descriptors is readable, for at most `timeout` seconds. Returns those that are."""
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    return [fd for fd, _ in poll.poll(None if timeout is None else max(0, timeout * 1000))]

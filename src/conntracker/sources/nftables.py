@@ -18,7 +18,9 @@ from typing import Any
 __all__ = ["LibraryMissing", "Nftables", "NftablesError", "OwnedTable"]
 
 NETLINK_NETFILTER = 12  # linux/netlink.h
-NFT_CTX_OUTPUT_JSON = 1 << 4  # nftables/libnftables.h
+NFT_CTX_OUTPUT_STATELESS = 1 << 2  # nftables/libnftables.h
+NFT_CTX_OUTPUT_HANDLE = 1 << 3
+NFT_CTX_OUTPUT_JSON = 1 << 4
 FD_SETSIZE = 1024  # libnftables waits with select(2), and glibc aborts the process beyond this
 
 _ERRNO_OF = {os.strerror(number): number for number in errno.errorcode}
@@ -57,11 +59,19 @@ class Nftables:
         self._library.nft_ctx_buffer_error(self._context)
         _open.add(self)
 
-    def run(self, commands: str) -> str:
-        """Run nft commands, all or nothing, and return what they print. Raises NftablesError."""
+    def run(self, commands: str, flags: int = 0) -> str:
+        """Run nft commands, all or nothing, and return what they print. Raises NftablesError.
+
+        `flags` are NFT_CTX_OUTPUT_* to print with, for this run.
+        """
         if self._context is None:
             raise ValueError("nftables context is closed")
-        failed = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
+        usual = self._library.nft_ctx_output_get_flags(self._context)
+        self._library.nft_ctx_output_set_flags(self._context, usual | flags)
+        try:
+            failed = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
+        finally:
+            self._library.nft_ctx_output_set_flags(self._context, usual)
         # Reading empties the buffers; both are read, so that the next run starts with none.
         output: bytes = self._library.nft_ctx_get_output_buffer(self._context)
         error: bytes = self._library.nft_ctx_get_error_buffer(self._context)
@@ -75,14 +85,7 @@ class Nftables:
         libnftables 1.0.6 reads past its own list of names for a table with `flags owner` and writes rubbish in place of
         the flags, or stops there: such an answer raises NftablesError. List single tables, or as text, beside one.
         """
-        if self._context is None:
-            raise ValueError("nftables context is closed")
-        flags = self._library.nft_ctx_output_get_flags(self._context)
-        self._library.nft_ctx_output_set_flags(self._context, flags | NFT_CTX_OUTPUT_JSON)
-        try:
-            text = self.run(commands)
-        finally:
-            self._library.nft_ctx_output_set_flags(self._context, flags)
+        text = self.run(commands, NFT_CTX_OUTPUT_JSON)
         try:
             answer: dict[str, Any] = json.loads(text) if text.strip() else {}
         except ValueError:
@@ -112,15 +115,15 @@ class Nftables:
 
 
 class OwnedTable:
-    """A table `inet conntracker_PID` that only this process can change and that vanishes with it.
+    """A table `conntracker_PID` of a family that only this process can change and that vanishes with it.
 
     `text` is what stands between the braces of the table: sets, chains and rules. Made in one transaction, in the
     network namespace of the calling thread. A name that is taken gets a suffix. Raises NftablesError; EOPNOTSUPP or
     EINVAL on Linux < 5.12.
     """
 
-    def __init__(self, text: str) -> None:
-        self._nft = Nftables()
+    def __init__(self, text: str, family: str = "inet") -> None:
+        self._nft, self._family = Nftables(), family
         try:
             self.name = self._create(text)
         except BaseException:
@@ -134,7 +137,8 @@ class OwnedTable:
                 # 'create', not 'add': a table of that name that somebody else made must not be added to. Its block
                 # is a second command of the same transaction: libnftables 1.0.6 leaves out what 'create' has in it.
                 self._nft.run(
-                    f"create table inet {name} {{ flags owner; }}\ntable inet {name} {{ flags owner;\n{text}\n}}"
+                    f"create table {self._family} {name} {{ flags owner; }}\n"
+                    f"table {self._family} {name} {{ flags owner;\n{text}\n}}"
                 )
             except NftablesError as error:
                 # EEXIST: a table without owner has the name. EPERM: one with another owner, or no privilege.
