@@ -1,0 +1,1 @@
+"""Rulesets as text, made into records: pure, no I/O."""
