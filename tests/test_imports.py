@@ -11,14 +11,16 @@ ROOT = Path(conntracker.__file__).parent
 
 # Each layer may import from those before it, and from itself.
 LAYERS = (
-    {"model", "clock"},
-    {"wire", "sources", "sorting", "index"},
-    {"filters", "flows"},
+    {"model", "clock", "steps", "tracetable"},
+    {"wire", "rules", "sorting", "index"},
+    {"sources", "assembly"},
+    {"filters", "flows", "traces"},
     {"recording", "formats"},
-    {"restore"},
-    {"tracking"},
-    {"tracker"},
+    {"answers", "restore"},
+    {"tracking", "rulewatch"},
+    {"tracker", "tracer", "tracekeeper"},
     {"keeper", "output", "daemon", "lab"},
+    {"tracing"},
     {"cli"},
 )
 

@@ -103,6 +103,19 @@ class Filter:
             wanted &= self._ports_mask(batch)
         return wanted
 
+    def meets(self, family: int, proto: int, src: int, dst: int, sport: int | None, dport: int | None) -> bool:
+        """Whether one tuple is wanted: addresses as numbers, ports None where there are none."""
+        if self.protocols and proto not in self.protocols:
+            return False
+        for wanted, address in ((self.src, src), (self.dst, dst)):
+            if wanted and not any(one.family == family and one.first <= address <= one.last for one in wanted):
+                return False
+        ends = ((self.port, (sport, dport)), (self.sport, (sport,)), (self.dport, (dport,)))
+        return all(
+            not wanted or any(one.first <= port <= one.last for one in wanted for port in ports if port is not None)
+            for wanted, ports in ends
+        )
+
     def _ports_mask(self, batch: Batch) -> NDArray[np.bool_]:
         import numpy as np
 

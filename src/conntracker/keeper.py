@@ -15,11 +15,16 @@ import numpy as np
 from conntracker.clock import now
 from conntracker.flows import FlowTable
 from conntracker.formats import log
-from conntracker.model import LOG_GROUPS, Batch, Loss, protocol_name
+from conntracker.formats.steps import all_step_lines
+from conntracker.model import LOG_GROUPS, U32, U64, Batch, Loss, protocol_name
 from conntracker.recording.writer import RecordingWriter
+from conntracker.rules.snapshot import Texts
+from conntracker.steps import Trace
+from conntracker.tracekeeper import TraceKeeper
 from conntracker.tracker import Item
 
 _LOGGED = {(family, proto) for _, family, proto in LOG_GROUPS}
+_MOST_TRACES = 200_000  # rows in memory; more go to disk
 _JOINED = 1_000_000  # µs between two losses that are kept as one
 
 
@@ -31,6 +36,7 @@ class Keeper:
                     there is none); flows that are alive stay, and the kernel's own table bounds them
     notice          called with a line for a person
     expected        how many flows there will be at once, about
+    everything      whether the log shows traced packets that never became a flow, too
     """
 
     def __init__(
@@ -40,13 +46,16 @@ class Keeper:
         max_flows: int,
         notice: Callable[[str], None],
         expected: int = 0,
+        everything: bool = False,
     ) -> None:
         self.table = FlowTable(expected)
+        self.traces = TraceKeeper()
         self.losses: list[Loss] = []
         self._recording, self._interval, self._notice = recording, interval, notice
         self._flushed = self._written = now()
         self._max_flows = self._limit = max_flows
-        self._spilled = self._failing = self._private = False
+        self._everything = everything
+        self._spilled = self._failing = self._private = self._traced = False
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Keeper:
@@ -64,6 +73,26 @@ class Keeper:
                     self._make_room()
             else:
                 self._lose(item)
+
+    def take_traces(self, traces: Iterable[Trace], losses: Iterable[Loss], rulesets: list[tuple[int, Texts]]) -> None:
+        """Traces, the windows in which some were lost, and the rulesets that were read (taken out of the list)."""
+        self.traces.take(traces)
+        for loss in losses:
+            self._lose(loss)
+        if self._recording is not None and not self._private:
+            while rulesets:
+                with self._tolerant():
+                    self._recording.add_ruleset(_named(rulesets[0][1]), rulesets[0][0])
+                del rulesets[0]
+        rulesets.clear()
+        if len(self.traces) > _MOST_TRACES:
+            self._make_room()
+
+    def note_tracing(self, facts: dict[str, int | str | bool | None]) -> None:
+        """What the recording says of tracing: its options, and at the end what it missed."""
+        if self._recording is not None:
+            with self._tolerant():
+                self._recording.update_meta(trace=facts)
 
     def _lose(self, loss: Loss) -> None:
         """Keeps a loss, joined with the last one where hardly any time lies between."""
@@ -100,8 +129,12 @@ class Keeper:
 
     def flush(self) -> None:
         """Writes what changed since the last time. Raises OSError; then nothing is lost and it can be tried again."""
+        if self._recording is None:
+            return
+        self._traced = self._traced or bool(len(self.traces))
+        self.traces.flush(self._recording)
         changed = self.table.changed()
-        if self._recording is None or not changed:
+        if not changed:
             return
         self._recording.append({name: np.concatenate([part[name] for part in changed]) for name in changed[0]})
         self.table.mark_written()
@@ -148,15 +181,29 @@ class Keeper:
 
     def write_log(self, out: BinaryIO) -> int:
         """Writes the whole sorted log and returns its number of lines."""
-        if not self._spilled:
-            return log.write_log(out, self.table.directions)
-        assert self._recording is not None  # noqa: S101
-        self.flush()
-        from conntracker.recording.query import log_directions
+        if self._recording is None or not (self._spilled or self._traced):
+            return log.write_log(out, self._directions, self.traces.steps())
+        try:
+            self.flush()
+        except OSError:
+            if self._spilled:
+                raise
+            return log.write_log(out, self._directions, self.traces.steps())  # without the traces on the full disk
+        from conntracker.recording.query import direction_steps, log_directions
         from conntracker.recording.reader import open_recording
 
         with open_recording(self._recording.path) as recording:
-            return log.write_groups(out, log_directions(recording))
+            groups = log_directions(recording, everything=self._everything)
+            return log.write_groups(out, groups, all_step_lines(direction_steps(recording)))
+
+    def _directions(self, family: int, proto: int) -> tuple[tuple[U64, ...], U32]:
+        """Those of the flows and, if everything is wanted, of the traced packets."""
+        addresses, ports = self.table.directions(family, proto)
+        if not self._everything:
+            return addresses, ports
+        more, more_ports = self.traces.directions(family, proto)
+        joined = [np.concatenate(pair) for pair in zip(addresses, more, strict=True)]
+        return tuple(joined), np.concatenate([ports, more_ports])
 
     def count(self) -> str:
         """How many flows of which protocol, for the summary."""
@@ -168,3 +215,9 @@ class Keeper:
         text = ", ".join(f"{name} {number:,}" for name, number in by_name.most_common())
         kept = f"; {other:,} of protocols that the log does not show" if other else ""
         return f"{self.table.seen:,} flows ({text}{kept})" if text else "0 flows"
+
+
+def _named(texts: Texts) -> dict[str, str]:
+    """The texts of a ruleset by the names that they have in a recording."""
+    named = {} if texts.nft is None else {"nft": texts.nft}
+    return named | {f"{kind}-{family}": text for (kind, family), text in texts.saves.items()}

@@ -13,9 +13,11 @@ import json
 import os
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from conntracker.sources.netns import Namespace
 
@@ -75,6 +77,8 @@ class Changes:
         self._me = [os.getpid(), _start_time(os.getpid()), _pid_namespace()]
         self._held = False
 
+    _here: ClassVar[Counter[Path]] = Counter()  # how many of this process hold each state file
+
     def set(self, name: str, value: str) -> bool:
         """Sets a sysctl for as long as this process needs it. False if it had that value already, for others."""
         with _locked(self._directory, make=True):
@@ -92,6 +96,7 @@ class Changes:
                 if self._me not in state.holders:
                     state.holders.append(self._me)
                 _write(self._path, state)
+                self._here[self._path] += not self._held
                 self._held = True
                 _write_sysctl(name, value)
         return old != value
@@ -101,6 +106,9 @@ class Changes:
         if not self._held:
             return []
         self._held = False
+        self._here[self._path] -= 1
+        if self._here[self._path]:
+            return []
         with _locked(self._directory):
             state = _read(self._path)
             if state is None:

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from conntracker.keeper import Keeper
     from conntracker.model import Loss
     from conntracker.recording.writer import RecordingWriter
+    from conntracker.tracetable import TraceOptions
+    from conntracker.tracing import Tracing
     from conntracker.tracker import Capture
 
 DEFAULT_LOG = "/tmp/conntracker.log"  # noqa: S108  the original's place; see output.Output for why it is safe
 DEFAULT_PIDFILE = "/run/conntracker.pid"
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
+_TRACED_POLL = 0.05  # seconds; trace messages are larger than events, and their buffer smaller
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -33,8 +36,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("-d", "--daemon", action="store_true", help="in the background: messages to syslog, a pid file")
     mode.add_argument("-f", "--foreground", action="store_true", help="in the foreground, until Ctrl-C (default)")
-    parser.add_argument("-t", "--trace", action="store_true", help="trace flows through the rules (a later version)")
-    parser.add_argument("-e", "--everything", action="store_true", help="with -t: all packets (a later version)")
+    parser.add_argument("-t", "--traces", dest="trace", action="store_true", help="the rules that each flow met")
+    parser.add_argument(
+        "-e", "--everything", action="store_true", help="with -t: also what was dropped or rejected, and never a flow"
+    )
     parser.add_argument("-b", "--owners", action="store_true", help="the process behind each flow (a later version)")
     parser.add_argument(
         "-o", "--output", metavar="FILE", default=DEFAULT_LOG, help="the log, - for standard output (%(default)s)"
@@ -54,16 +59,36 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--max-flows", metavar="N", type=_count, default=1_000_000, help="flows in memory; more go to disk (1000000)"
     )
     parser.add_argument("--receive-buffer", metavar="SIZE", type=size, default=64 << 20, help=SUPPRESS)
+    add_trace_arguments(parser)
     add_filter_arguments(parser)
+
+
+def add_trace_arguments(parser: ArgumentParser) -> None:
+    """What -t traces."""
+    parser.add_argument(
+        "--trace", dest="trace_only", metavar="MATCH", help="with -t: only this, in nft's words: 'tcp dport 443'"
+    )
+    parser.add_argument(
+        "--trace-packets", metavar="N", type=_count, default=4, help="of each flow and direction in a window (4)"
+    )
+    parser.add_argument(
+        "--trace-window", metavar="TIME", type=duration, default=30.0, help="after it, a flow is traced anew (30s)"
+    )
+    parser.add_argument(
+        "--trace-rate", metavar="N", type=_count, default=500, help="new flows and directions a second, at most (500)"
+    )
 
 
 def run(args: Namespace) -> int:
     """Checks what can be checked at once, then captures here or in the background."""
     if args.everything and not args.trace:
         raise ValueError("-e needs -t: it traces the packets that are no flow, too")
-    for flag, name in ((args.trace, "-t"), (args.owners, "-b")):
-        if flag:
-            raise ValueError(f"{name} comes with a later version")
+    if args.trace_only is not None and not args.trace:
+        raise ValueError("--trace needs -t: it says what to trace")
+    if args.owners:
+        raise ValueError("-b comes with a later version")
+    if args.trace:
+        trace_options(args)
     filter_of(args)
     output = Output(args.output)
     _check_write(args, output)
@@ -72,6 +97,15 @@ def run(args: Namespace) -> int:
     if output.standard:
         raise ValueError("-d has no standard output: -o FILE")
     return _background(args, output)
+
+
+def trace_options(args: Namespace) -> TraceOptions:
+    """Raises ValueError for what cannot be traced."""
+    from conntracker.tracetable import TraceOptions, tables
+
+    options = TraceOptions(args.trace_packets, args.trace_window, args.trace_rate, args.trace_only)
+    tables(options)
+    return options
 
 
 def _check_write(args: Namespace, output: Output) -> None:
@@ -139,19 +173,38 @@ def _capture(args: Namespace, output: Output, notice: Callable[[str], None], rea
         if recording is not None:
             stack.callback(_close, recording, notice)
         keeper = stack.enter_context(
-            Keeper(recording, int(args.flush * 1e6), args.max_flows, notice, flows.entries())
+            Keeper(recording, int(args.flush * 1e6), args.max_flows, notice, flows.entries(), args.everything)
         )  # fmt: skip
+        traced = _tracing(args, flows, keeper, notice, stack) if args.trace else None
         notice("capturing; Ctrl-C ends it" if not args.daemon else "capturing; SIGTERM ends it")
         ready()
         code = 0
         try:
-            _loop(args, flows, keeper, signals.requests, lambda: _write_log(output, keeper, notice))
+            _loop(args, flows, keeper, traced, signals.requests, lambda: _write_log(output, keeper, notice))
+            if traced is not None:
+                traced.finish()
             keeper.take(flows.finish())
             keeper.conclude(flows.dumped)
         except OSError as error:  # what was seen until then is worth a log
             notice(f"the capture ended early: {error.strerror or error}")
             code = 3
-        return max(code, _end(flows, keeper, output, notice))
+        return max(code, _end(flows, keeper, traced, output, notice))
+
+
+def _tracing(
+    args: Namespace, flows: Capture, keeper: Keeper, notice: Callable[[str], None], stack: contextlib.ExitStack
+) -> Tracing | None:
+    """Switches tracing on; where that cannot be done, flows are logged without."""
+    from conntracker.tracer import Tracer
+    from conntracker.tracing import Tracing
+
+    options = trace_options(args)
+    try:
+        tracer = stack.enter_context(Tracer(flows.namespace, options, notice))
+    except (OSError, ImportError) as error:
+        notice(f"no traces: {getattr(error, 'strerror', None) or error}")
+        return None
+    return Tracing(tracer, keeper, options, filter_of(args), args.everything, notice)
 
 
 def _close(recording: RecordingWriter, notice: Callable[[str], None]) -> None:
@@ -171,11 +224,19 @@ def _recording(args: Namespace, flows: Capture) -> RecordingWriter | None:
 
 
 def _loop(
-    args: Namespace, flows: Capture, keeper: Keeper, requests: list[int], write_log: Callable[[], object]
-) -> None:  # fmt: skip
+    args: Namespace,
+    flows: Capture,
+    keeper: Keeper,
+    traced: Tracing | None,
+    requests: list[int],
+    write_log: Callable[[], object],
+) -> None:
+    longest = 1.0 if traced is None else _TRACED_POLL
     end = time.monotonic() + args.duration if args.duration is not None else float("inf")
     while not flows.stopped and (left := end - time.monotonic()) > 0:
-        keeper.take(flows.poll(min(1.0, left)))
+        keeper.take(flows.poll(min(longest, left)))
+        if traced is not None:
+            traced.take()
         keeper.tick()
         if requests:
             requests.clear()
@@ -225,7 +286,9 @@ class _Signals:
             signal.signal(number, handler)
 
 
-def _end(flows: Capture, keeper: Keeper, output: Output, notice: Callable[[str], None]) -> int:
+def _end(
+    flows: Capture, keeper: Keeper, traced: Tracing | None, output: Output, notice: Callable[[str], None]
+) -> int:
     """The last segment, the log and the summary. What fails is said, and does not keep the rest from being done."""
     code = 0
     try:
@@ -234,7 +297,7 @@ def _end(flows: Capture, keeper: Keeper, output: Output, notice: Callable[[str],
         notice(f"the end of the recording is not written: {error.strerror or error}")
         code = 3
     code = max(code, _write_log(output, keeper, notice))
-    for line in summary(flows, keeper):
+    for line in summary(flows, keeper) + ([] if traced is None else traced.summary()):
         notice(line)
     return code
 
@@ -274,6 +337,7 @@ def _loss_line(loss: Loss) -> str:
         "undecodable": "messages could not be decoded",
         "untracked": "connection tracking was off: flows then are missing",
         "unwritten": "flows are not in the recording",
+        "traces": "trace messages lost: steps may be missing",
     }[loss.kind]
     return f"{window}: {what}" if loss.events is None else f"{window}: {loss.events:,} {what}"
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conntracker.formats.behind import WriteBehind
+from conntracker.formats.steps import Key, interleave
 from conntracker.model import ADDRESS_COLUMNS, LOG_GROUPS, U32, U64, unpack_addresses
 from conntracker.sorting import sort_distinct
 
@@ -27,10 +28,15 @@ _CYCLE = 10_000  # the last four digits of a line's number repeat
 _NO_OWNER = b"-"
 
 
-def write_log(out: BinaryIO, directions: Callable[[int, int], tuple[tuple[U64, ...], U32]]) -> int:
+def write_log(
+    out: BinaryIO,
+    directions: Callable[[int, int], tuple[tuple[U64, ...], U32]],
+    steps: Mapping[Key, list[str]] | None = None,
+) -> int:
     """Writes the whole log of a flow table.
 
     directions   as FlowTable.directions: (family, protocol) to (address words, ports uint32)
+    steps        as in `write_groups`
 
     Returns the number of lines. Errors of `out` pass through.
     """
@@ -43,24 +49,41 @@ def write_log(out: BinaryIO, directions: Callable[[int, int], tuple[tuple[U64, .
             columns |= {"sport": ports >> np.uint32(bits), "dport": ports & np.uint32((1 << bits) - 1)}
             yield label, columns
 
-    return write_groups(out, groups())
+    return write_groups(out, groups(), steps)
 
 
-def write_groups(out: BinaryIO, groups: Iterable[tuple[str, Mapping[str, NDArray[Any]]]]) -> int:
+def write_groups(
+    out: BinaryIO,
+    groups: Iterable[tuple[str, Mapping[str, NDArray[Any]]]],
+    steps: Mapping[Key, list[str]] | None = None,
+) -> int:
     """Writes directions that are sorted and distinct already: (label, columns), a group in one part or several.
 
-    Columns as in `write_directions`. Returns the number of lines.
+    Columns as in `write_directions`; `steps` has the lines that stand below a direction, see formats.steps. Returns the
+    number of lines, those of steps not counted.
     """
     lines: Counter[str] = Counter()
+    places = {label: place for label, *place in LOG_GROUPS}
     with WriteBehind(out) as behind:
         for label, columns in groups:
-            write_directions(behind, label, columns, lines[label])
+            if steps:
+                text = _Collected()
+                write_directions(text, label, columns, lines[label])
+                behind.write(b"".join(interleave(bytes(text), places[label], columns, steps)))
+            else:
+                write_directions(behind, label, columns, lines[label])
             lines[label] += len(columns["sport"])
     return lines.total()
 
 
+class _Collected(bytearray):
+    """Takes what is written."""
+
+    write = bytearray.extend
+
+
 def write_directions(
-    out: BinaryIO | WriteBehind, kind: str, columns: Mapping[str, NDArray[Any]], first_index: int
+    out: BinaryIO | WriteBehind | _Collected, kind: str, columns: Mapping[str, NDArray[Any]], first_index: int
 ) -> None:
     """Writes the lines of one group, or the next part of it.
 

@@ -10,13 +10,21 @@ from typing import Any
 from conntracker.model import Loss
 from conntracker.recording.schema import FORMAT_VERSION
 
-__all__ = ["Meta", "MetaError", "from_text", "parse_time", "time_text", "to_text"]
+__all__ = ["Meta", "MetaError", "Rulesets", "from_text", "parse_time", "time_text", "to_text"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class MetaError(ValueError):
     """A meta.json that cannot be understood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rulesets:
+    """The rulesets in force from `time` on (microseconds since the epoch, UTC), as files of the recording."""
+
+    time: int
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,9 @@ class Meta:
     accounting, timestamps      whether the kernel counted and timed flows; None if unknown
     losses                      windows in which flows may have been missed
     counters                    numbers of the run: events, lost, ...
+    rulesets                    what was in force when, oldest first
+    trace                       None without tracing; else its options (packets, window, rate, only, everything), when
+                                it began (start), and what it missed (refused, lost)
     """
 
     host: str
@@ -41,6 +52,8 @@ class Meta:
     timestamps: bool | None = None
     losses: tuple[Loss, ...] = ()
     counters: dict[str, int] = field(default_factory=dict)
+    rulesets: tuple[Rulesets, ...] = ()
+    trace: dict[str, int | float | str | bool | None] | None = None
     version: int = FORMAT_VERSION
 
 
@@ -65,6 +78,7 @@ def to_text(meta: Meta) -> str:
         {"since": time_text(loss.since), "until": time_text(loss.until), "kind": loss.kind, "events": loss.events}
         for loss in meta.losses
     ]
+    values["rulesets"] = [{"time": time_text(one.time), "files": list(one.files)} for one in meta.rulesets]
     return json.dumps(values, indent=1) + "\n"
 
 
@@ -92,4 +106,10 @@ def _from_values(values: dict[str, Any]) -> Meta:
         for loss in values.get("losses", ())
     )
     known["counters"] = {str(name): int(value) for name, value in values.get("counters", {}).items()}
+    known["rulesets"] = tuple(
+        Rulesets(parse_time(one["time"]), tuple(str(file) for file in one["files"]))
+        for one in values.get("rulesets", ())
+    )
+    if known.get("trace") is not None:
+        known["trace"] = dict(known["trace"])
     return Meta(**known)

@@ -12,8 +12,11 @@ from conntracker.model import (
     IPS_SEEN_REPLY,
     LOG_GROUPS,
     protocol_name,
+    protocol_number,
     unpack_addresses,
 )
+from conntracker.recording.join import REQUESTS, matching, seen_inside
+from conntracker.recording.paths import UNKNOWN_PATH, load_paths
 from conntracker.recording.views import VIEW_NAMES, condition
 
 if TYPE_CHECKING:
@@ -22,8 +25,11 @@ if TYPE_CHECKING:
     from conntracker.filters import Filter
     from conntracker.recording.arrow import Columns
     from conntracker.recording.reader import Recording
+    from conntracker.steps import Path
 
-__all__ = ["flows_query", "groups_query", "log_directions"]
+    Direction = tuple[int, int, int, int, int, int]
+
+__all__ = ["direction_steps", "flows_query", "groups_query", "log_directions"]
 
 TUPLE = ("src_hi", "src_lo", "dst_hi", "dst_lo", "sport", "dport")
 SUM_NAMES = ("flows", *COUNTERS, "first_seen", "last_seen")
@@ -80,12 +86,17 @@ def groups_query(
 
 
 def log_directions(
-    recording: Recording, filter: Filter | None = None, since: int | None = None, until: int | None = None
+    recording: Recording,
+    filter: Filter | None = None,
+    since: int | None = None,
+    until: int | None = None,
+    everything: bool = False,
 ) -> Iterator[tuple[str, Columns]]:
     """The distinct directions of all flows, group after group, each sorted by numbers, as (kind, columns).
 
     kind is a label of model.LOG_GROUPS; columns src_hi, src_lo, dst_hi, dst_lo (uint64), sport, dport (uint16; for
-    ICMP type and code). A flow's reply direction is there once a reply was seen, but not for ICMP. Rows are sorted by
+    ICMP type and code). A flow's reply direction is there once a reply was seen, but not for ICMP. With `everything`
+    the directions of traced packets are there, too, but of ICMP no answer beside its request. Rows are sorted by
     source, destination, source port, destination port, in chunks; DuckDB sorts beyond its memory limit on disk.
     """
     protocols = ", ".join(sorted({f"'{protocol_name(protocol)}'" for _, _, protocol in LOG_GROUPS}))
@@ -95,11 +106,57 @@ def log_directions(
         f"SELECT family, proto, status & {IPS_SEEN_REPLY} <> 0 AS replied, icmp_type, icmp_code, {columns}"  # noqa: S608
         f" FROM flows WHERE proto IN ({protocols}) AND {condition(filter, since, until)}"
     )
+    if everything:
+        query += f" UNION ALL BY NAME ({_traced(filter, since, until)})"
     with recording.kept(query) as table:
         for kind, family, protocol in LOG_GROUPS:
             query = _directions(table, family, protocol_name(protocol))
             for chunk in _distinct(recording.chunks(query)):
                 yield kind, _unpack(chunk)
+
+
+def _traced(filter: Filter | None, since: int | None, until: int | None) -> str:
+    """The directions of traced packets, each once."""
+    names = ("icmp_type", "icmp_code", *TUPLE[:4])
+    rows = (
+        f"SELECT DISTINCT family, proto, {', '.join(names)}, coalesce(sport, 0) AS sport, coalesce(dport, 0) AS dport"  # noqa: S608
+        f" FROM trace_rows WHERE {matching(filter)} AND {seen_inside(since, until)}"
+    )
+    request = "SELECT dst_hi, dst_lo, src_hi, src_lo, icmp_type, icmp_code FROM rows WHERE icmp_type IS NOT NULL"
+    asked = "answer(icmp_type::USMALLINT << 8) >> 8"
+    return (
+        f"WITH rows AS ({rows}) SELECT *, false AS replied FROM rows WHERE icmp_type IS NULL"  # noqa: S608
+        f" OR icmp_type NOT IN {tuple(REQUESTS)}"
+        f" OR (src_hi, src_lo, dst_hi, dst_lo, {asked}, icmp_code) NOT IN ({request})"
+    )
+
+
+def direction_steps(recording: Recording) -> dict[Direction, list[Path]]:
+    """The distinct paths of the traced packets of each direction, in the order in which they were first seen.
+
+    A direction is family, protocol number, source, destination, and source and destination port (for ICMP type and
+    code), as in the text log; the paths of an ICMP answer are there under its request, too.
+    """
+    paths = load_paths(recording)
+    names = ("family", "proto", *TUPLE, "icmp_type", "icmp_code", "part", "path")
+    query = (
+        f"SELECT {', '.join(names)}, min(first_seen) AS seen FROM trace_rows GROUP BY {', '.join(names)}"  # noqa: S608
+        " ORDER BY seen, part, path"
+    )
+    found: dict[Direction, dict[int, Path]] = {}
+    for chunk in recording.chunks(query):
+        rows = zip(*(chunk[name].tolist() for name in names), strict=True)
+        for family, proto, src_hi, src_lo, dst_hi, dst_lo, sport, dport, kind, code, part, number in rows:
+            path = paths.get((part, number), UNKNOWN_PATH)
+            one = protocol_number(proto)
+            src, dst = src_hi << 64 | src_lo, dst_hi << 64 | dst_lo
+            key = (
+                (family, one, src, dst, sport or 0, dport or 0) if kind is None else (family, one, src, dst, kind, code)
+            )
+            found.setdefault(key, {})[id(path)] = path
+            if kind in REQUESTS:
+                found.setdefault((family, one, dst, src, REQUESTS[kind], code), {})[id(path)] = path
+    return {key: list(chosen.values()) for key, chosen in found.items()}
 
 
 def _directions(table: str, family: int, proto: str) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conntracker.recording import join
 from conntracker.recording.arrow import concatenate, read_stream
-from conntracker.recording.database import Database, file_list, translated
+from conntracker.recording.database import Database, translated
 from conntracker.recording.meta import MetaError, from_text
-from conntracker.recording.schema import ESSENTIAL, MACROS
-from conntracker.recording.views import VIEW_NAMES, Part, Range, condition, create_states, create_views
+from conntracker.recording.schema import FLOWS, MACROS
+from conntracker.recording.segments import find_segments, is_segment
+from conntracker.recording.traces import PATHS, TRACES
+from conntracker.recording.views import VIEW_NAMES, Part, condition, create_part, create_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
     from conntracker.recording.meta import Meta
 
 __all__ = ["Flows", "NotARecording", "Recording", "open_recording"]
-
-SEGMENT = re.compile(r"flows-\d{6,}\.parquet", re.ASCII)
-MAGIC = b"PAR1"
 
 
 class NotARecording(ValueError):
@@ -63,7 +62,8 @@ class Recording:
     parts     its directories
     damaged   files that are left out, and why
 
-    Offers two tables to .sql(): `flows`, the last state of each flow, and `states`, every state that was kept.
+    Offers tables to .sql(): `flows`, the last state of each flow, and `states`, every state that was kept; `traces`,
+    equal packets as one row, with their verdict and the rule that decided, `paths`, and the `steps` of those.
     """
 
     def __init__(self, database: Database, paths: Sequence[str]) -> None:
@@ -71,12 +71,12 @@ class Recording:
         self._cursors: list[DuckDBPyConnection] = []
         self._numbers = count(1)
         self.damaged: list[tuple[str, str]] = []
-        for macro in MACROS:
+        for macro in (*MACROS, *join.MACROS):
             database.connection.execute(macro)
         self.parts = tuple(self._open_part(path) for path in paths)
         for index, part in enumerate(self.parts):
             with translated():
-                create_states(database.connection, index, part)
+                create_part(database.connection, index, part)
         create_views(database.connection, len(self.parts))
 
     @property
@@ -108,7 +108,7 @@ class Recording:
         return Flows(self, f"SELECT {select} FROM flows WHERE {condition(filter, since, until)}")  # noqa: S608
 
     def sql(self, text: str) -> DuckDBPyRelation:
-        """The answer to an SQL query on `flows` and `states`, as a DuckDB relation. Raises duckdb.Error."""
+        """The answer to an SQL query on the tables, as a DuckDB relation. Raises duckdb.Error."""
         # A cursor of its own: a query would end the streams that still run on the same one. With the last reference to
         # a cursor its relations die (DuckDB 1.4).
         cursor = self._database.connection.cursor()
@@ -147,22 +147,14 @@ class Recording:
         self.close()
 
     def _open_part(self, path: str) -> Part:
-        # By number: the name of the millionth segment is longer, and stands before the others as text.
-        names = sorted(
-            (name for name in _list(path) if SEGMENT.fullmatch(name)), key=lambda name: int(name[len("flows-") : -8])
-        )
-        meta = self._read_meta(path, bool(names))
-        segments = []
-        numbers = {int(name[len("flows-") : -8]) for name in names}
-        for number in sorted(set(range(1, max(numbers, default=0) + 1)) - numbers):
-            self.damaged.append((os.path.join(path, f"flows-{number:06}.parquet"), "missing"))
-        for name in names:
-            why = _why_unreadable(os.path.join(path, name))
-            if why:
-                self.damaged.append((os.path.join(path, name), why))
-            else:
-                segments.append(os.path.join(path, name))
-        return Part(path, meta, self._ranges(segments))
+        names = _list(path)
+        meta = self._read_meta(path, any(map(is_segment, names)))
+        kinds = []
+        for kind in (FLOWS, TRACES, PATHS):
+            segments, damaged = find_segments(self._database.connection, path, names, kind)
+            kinds.append(segments)
+            self.damaged += damaged
+        return Part(path, meta, *kinds)
 
     def _read_meta(self, path: str, has_segments: bool) -> Meta | None:
         file = os.path.join(path, "meta.json")
@@ -178,34 +170,6 @@ class Recording:
                 raise NotARecording(f"{path}: {why}") from None
         self.damaged.append((file, why))
         return None
-
-    def _ranges(self, segments: list[str]) -> dict[str, Range]:
-        """The range of flow numbers in each segment that DuckDB can read and that has the columns that belong there."""
-        try:
-            return self._footers(segments)
-        except OSError as error:
-            if len(segments) == 1:
-                self.damaged.append((segments[0], error.strerror or str(error)))
-                return {}
-            middle = len(segments) // 2
-            return self._ranges(segments[:middle]) | self._ranges(segments[middle:])
-
-    def _footers(self, segments: list[str]) -> dict[str, Range]:
-        if not segments:
-            return {}
-        names = ", ".join(f"'{name}'" for name in ESSENTIAL)
-        query = (
-            "SELECT parse_filename(file_name),"  # noqa: S608
-            " min(CASE WHEN path_in_schema = 'flow' THEN try_cast(stats_min_value AS UBIGINT) END),"
-            " max(CASE WHEN path_in_schema = 'flow' THEN try_cast(stats_max_value AS UBIGINT) END)"
-            f" FROM parquet_metadata({file_list(segments)}) WHERE path_in_schema IN ({names})"
-            f" GROUP BY file_name HAVING count(DISTINCT path_in_schema) = {len(ESSENTIAL)}"
-        )
-        with translated():
-            ranges = {name: (low, high) for name, low, high in self._database.connection.execute(query).fetchall()}
-        if len(ranges) != len(segments):
-            raise OSError(0, "not a segment of a recording")
-        return {segment: ranges[os.path.basename(segment)] for segment in segments}
 
 
 class Flows:
@@ -240,17 +204,3 @@ def _list(path: str) -> list[str]:
         return os.listdir(path)
     except NotADirectoryError:
         raise NotARecording(f"{path}: not a recording (a recording is a directory)") from None
-
-
-def _why_unreadable(path: str) -> str | None:
-    """Why a file cannot be a whole Parquet file, at the cost of a few bytes."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(4)
-        if size < 12 or head != MAGIC:
-            return "not a Parquet file" if size >= 4 else "cut short"
-        file.seek(-8, os.SEEK_END)
-        tail = file.read(8)
-    if tail[4:] != MAGIC or int.from_bytes(tail[:4], "little") > size - 12:
-        return "cut short"
-    return None

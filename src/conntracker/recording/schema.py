@@ -5,6 +5,8 @@ The names of the columns are public; a change of their meaning is a new FORMAT_V
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from conntracker.filters import PORT_PROTOCOLS
 from conntracker.model import (
     ICMP,
@@ -19,9 +21,31 @@ from conntracker.model import (
     UNKNOWN,
 )
 
-__all__ = ["COLUMNS", "ESSENTIAL", "FORMAT_VERSION", "MACROS", "RAW_COLUMNS", "VIEW_COLUMNS", "select_raw"]
+__all__ = ["FLOWS", "FORMAT_VERSION", "MACROS", "RAW_COLUMNS", "VIEW_COLUMNS", "Segments", "case", "time_column"]
 
 FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """A kind of Parquet files, NAME-000001.parquet and so on.
+
+    columns     name, SQL type, and the expression over raw columns; $host is the host's name
+    essential   without these a file is no segment; the others may be missing, in one of an earlier version, and are
+                null then
+    key         an essential column whose lowest and highest value are looked up for each file
+    """
+
+    name: str
+    key: str
+    essential: tuple[str, ...]
+    columns: tuple[tuple[str, str, str], ...]
+
+    def select_raw(self, table: str) -> str:
+        """The SELECT that turns a table of raw columns into rows of a segment."""
+        columns = ", ".join(f'({expression})::{kind} AS "{name}"' for name, kind, expression in self.columns)
+        return f"SELECT {columns} FROM {table}"  # noqa: S608
+
 
 # What the capture side hands over: one row a flow, all columns of equal length. Ports as in model.py (for ICMP the
 # echo id and type << 8 | code); -1 for a time and model.UNKNOWN for a counter that is not known.
@@ -34,7 +58,8 @@ RAW_COLUMNS = {
 }  # fmt: skip
 
 
-def _case(column: str, names: dict[int, str], other: str) -> str:
+def case(column: str, names: dict[int, str], other: str) -> str:
+    """A CASE that gives numbers their names."""
     return f"CASE {column} " + " ".join(f"WHEN {n} THEN '{name}'" for n, name in names.items()) + f" ELSE {other} END"
 
 
@@ -50,42 +75,40 @@ def _counter(column: str) -> tuple[str, str, str]:
     return column, "UBIGINT", f"nullif({column}, {UNKNOWN})"
 
 
-def _time(column: str) -> tuple[str, str, str]:
+def time_column(column: str) -> tuple[str, str, str]:
+    """A column of times; -1 is null in raw columns."""
     return column, "TIMESTAMP", f'make_timestamp(nullif("{column}", -1))'
 
 
-# Name, SQL type, and the expression over raw flow columns.
-COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("host", "VARCHAR", "$host"),
-    ("flow", "UBIGINT", "flow"),
-    ("family", "UTINYINT", "family"),
-    ("proto", "VARCHAR", _case("proto", PROTOCOLS, "proto::VARCHAR")),
-    *((name, "UBIGINT", name) for name in ("src_hi", "src_lo", "dst_hi", "dst_lo")),
-    *((name, "USMALLINT", _when(HAS_PORTS, name)) for name in ("sport", "dport")),
-    ("icmp_type", "UTINYINT", _when(IS_ICMP, "dport >> 8")),
-    ("icmp_code", "UTINYINT", _when(IS_ICMP, "dport & 255")),
-    ("icmp_id", "USMALLINT", _when(IS_ICMP, "sport")),
-    ("zone", "USMALLINT", "zone"),
-    *((name, "UBIGINT", name) for name in ("reply_src_hi", "reply_src_lo", "reply_dst_hi", "reply_dst_lo")),
-    *((name, "USMALLINT", _when(HAS_PORTS, name)) for name in ("reply_sport", "reply_dport")),
-    ("mark", "UINTEGER", "mark"),
-    ("status", "UINTEGER", "status"),
-    ("id", "UINTEGER", "id"),
-    ("state", "VARCHAR", _case("tcp_state", dict(enumerate(TCP_STATES)), "NULL")),
-    *(_counter(name) for name in ("packets", "bytes", "reply_packets", "reply_bytes")),
-    *(_time(name) for name in ("start", "end", "first_seen", "last_seen")),
-    ("end_seen", "BOOLEAN", "end_seen"),
-)
-
-
-# Without these a file is no segment. The others may be missing, in one of an earlier version, and are null then.
-ESSENTIAL = ("flow", "family", "proto", "src_hi", "src_lo", "dst_hi", "dst_lo", "status", "first_seen", "last_seen")
-
-
-def select_raw(table: str) -> str:
-    """The SELECT that turns a table of raw flow columns into rows of a recording; $host is the host's name."""
-    columns = ", ".join(f'({expression})::{kind} AS "{name}"' for name, kind, expression in COLUMNS)
-    return f"SELECT {columns} FROM {table}"  # noqa: S608
+FLOWS = Segments(
+    "flows",
+    key="flow",
+    essential=(
+        "flow", "family", "proto", "src_hi", "src_lo", "dst_hi", "dst_lo", "status", "first_seen", "last_seen",
+    ),
+    columns=(
+        ("host", "VARCHAR", "$host"),
+        ("flow", "UBIGINT", "flow"),
+        ("family", "UTINYINT", "family"),
+        ("proto", "VARCHAR", case("proto", PROTOCOLS, "proto::VARCHAR")),
+        *((name, "UBIGINT", name) for name in ("src_hi", "src_lo", "dst_hi", "dst_lo")),
+        *((name, "USMALLINT", _when(HAS_PORTS, name)) for name in ("sport", "dport")),
+        ("icmp_type", "UTINYINT", _when(IS_ICMP, "dport >> 8")),
+        ("icmp_code", "UTINYINT", _when(IS_ICMP, "dport & 255")),
+        ("icmp_id", "USMALLINT", _when(IS_ICMP, "sport")),
+        ("zone", "USMALLINT", "zone"),
+        *((name, "UBIGINT", name) for name in ("reply_src_hi", "reply_src_lo", "reply_dst_hi", "reply_dst_lo")),
+        *((name, "USMALLINT", _when(HAS_PORTS, name)) for name in ("reply_sport", "reply_dport")),
+        ("reply_icmp_id", "USMALLINT", _when(IS_ICMP, "reply_sport")),
+        ("mark", "UINTEGER", "mark"),
+        ("status", "UINTEGER", "status"),
+        ("id", "UINTEGER", "id"),
+        ("state", "VARCHAR", case("tcp_state", dict(enumerate(TCP_STATES)), "NULL")),
+        *(_counter(name) for name in ("packets", "bytes", "reply_packets", "reply_bytes")),
+        *(time_column(name) for name in ("start", "end", "first_seen", "last_seen")),
+        ("end_seen", "BOOLEAN", "end_seen"),
+    ),
+)  # fmt: skip
 
 
 def _address(column: str) -> tuple[str, str]:

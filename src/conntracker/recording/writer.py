@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import re
 import time
-from contextlib import contextmanager, suppress
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +13,23 @@ import numpy as np
 
 from conntracker import __version__
 from conntracker.recording.database import Database, translated
-from conntracker.recording.meta import Meta, to_text
-from conntracker.recording.schema import RAW_COLUMNS, select_raw
+from conntracker.recording.directory import Directory
+from conntracker.recording.meta import Meta, Rulesets, to_text
+from conntracker.recording.schema import FLOWS, RAW_COLUMNS, Segments
+from conntracker.recording.traces import PATHS, TRACES, path_lists, trace_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
 
+    from conntracker.recording.traces import TraceRow
+    from conntracker.steps import Path
 
 __all__ = ["RecordingWriter"]
+
+RULESET_NAME = re.compile(r"[a-z0-9-]+", re.ASCII)
 
 
 class RecordingWriter:
@@ -51,11 +57,11 @@ class RecordingWriter:
         memory_limit: str = "256MB",
         threads: int | None = None,
     ) -> None:
-        self.path = os.path.abspath(path)
-        self._directory = _make_directory(self.path)
+        self._directory = Directory(path)
+        self.path = self._directory.path
         self._database: Database | None = None
         self._limits = memory_limit, threads
-        self._segments = 0
+        self._segments: Counter[str] = Counter()
         uname = os.uname()
         self.meta = Meta(
             host=host or uname.nodename,
@@ -69,7 +75,7 @@ class RecordingWriter:
         try:
             self._write_meta(self.meta)
         except OSError:
-            os.close(self._directory)
+            self._directory.close()
             raise
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
@@ -79,12 +85,40 @@ class RecordingWriter:
         ValueError if columns are missing or of different lengths.
         """
         rows = _checked(columns)
-        if not rows["flow"].size:
-            return
-        name = f"flows-{self._segments + 1:06}.parquet"
-        with self._new_file(name) as descriptor:
-            self._copy(rows, descriptor)
-        self._segments += 1
+        if rows["flow"].size:
+            self._add(FLOWS, FLOWS.select_raw("raw"), rows, {})
+
+    def append_traces(self, rows: Sequence[TraceRow]) -> None:
+        """Adds a segment of traces: what was seen since the last one, equal packets as one row.
+
+        Their paths were written before. It is on disk when this returns; on OSError nothing was added.
+        """
+        if rows:
+            columns, interfaces = trace_columns(rows)
+            self._add(TRACES, TRACES.select_raw("raw"), columns, {"interfaces": interfaces})
+
+    def append_paths(self, paths: Sequence[tuple[int, Path]]) -> None:
+        """Adds a segment of paths, each with a number below 2**32 that no other path of the recording has."""
+        if paths:
+            lists = path_lists(paths)
+            columns = ", ".join(f"unnest(${name}) AS {name}" for name in lists)
+            self._add(PATHS, PATHS.select_raw(f"(SELECT {columns})"), None, lists)
+
+    def add_ruleset(self, texts: Mapping[str, str], time: int) -> None:
+        """Keeps the rulesets that are in force from `time` on (microseconds since the epoch, UTC).
+
+        texts   by name ('nft', 'iptables-legacy-ip'), each as its tool prints it, with none or all of the kinds there
+
+        Raises ValueError for a name that is none, OSError when they cannot be written.
+        """
+        number = len(self.meta.rulesets) + 1
+        names = {name: f"ruleset-{number:04}-{name}.txt" for name in texts}
+        for name in names:
+            if not RULESET_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a ruleset")
+        for name, text in texts.items():
+            self._directory.write_text(names[name], text)
+        self.update_meta(rulesets=(*self.meta.rulesets, Rulesets(time, tuple(names.values()))))
 
     def update_meta(self, **changes: Any) -> None:
         """Replaces fields of Meta, on disk too. On OSError they are kept, and written with the next change."""
@@ -93,15 +127,14 @@ class RecordingWriter:
 
     def close(self, end: int | None = None) -> None:
         """Writes the time of the end (microseconds since the epoch, UTC; now if not given). Once is enough."""
-        if self._directory < 0:
+        if self._directory.closed:
             return
         try:
             self.update_meta(end=_now() if end is None else end)
         finally:
             if self._database:
                 self._database.close()
-            os.close(self._directory)
-            self._directory = -1
+            self._directory.close()
 
     def __enter__(self) -> RecordingWriter:
         return self
@@ -111,57 +144,30 @@ class RecordingWriter:
     ) -> None:
         self.close()
 
-    def _copy(self, rows: dict[str, NDArray[Any]], descriptor: int) -> None:
-        if self._database is None:
-            self._database = Database(*self._limits, spill=f"{self.path}/spill.tmp")
-        connection = self._database.connection
-        # Through the descriptor: nobody can put another file in the name's place, and no character of the path matters.
-        copy = (
-            f"COPY ({select_raw('raw')}) TO '/proc/self/fd/{descriptor}'"
-            " (FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)"
-        )
-        connection.register("raw", rows)
-        try:
-            with translated():
-                connection.execute(copy, {"host": self.meta.host})
-        finally:
-            connection.unregister("raw")
+    def _add(
+        self, kind: Segments, query: str, raw: Mapping[str, NDArray[Any]] | None, values: Mapping[str, list[Any]]
+    ) -> None:
+        """The next segment of a kind: the answer to a query on the columns `raw`, with `values` as its parameters."""
+        with self._directory.new_file(f"{kind.name}-{self._segments[kind.name] + 1:06}.parquet") as descriptor:
+            if self._database is None:
+                self._database = Database(*self._limits, spill=f"{self.path}/spill.tmp")
+            connection = self._database.connection
+            # Through the descriptor: nobody can put another file in the name's place, and no character of the path
+            # matters.
+            copy = (
+                f"COPY ({query}) TO '/proc/self/fd/{descriptor}' (FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)"
+            )
+            if raw is not None:
+                connection.register("raw", raw)
+            try:
+                with translated():
+                    connection.execute(copy, {"host": self.meta.host, **values})
+            finally:
+                connection.unregister("raw")
+        self._segments[kind.name] += 1
 
     def _write_meta(self, meta: Meta) -> None:
-        with self._new_file("meta.json") as descriptor, open(descriptor, "w", closefd=False) as file:
-            file.write(to_text(meta))
-
-    @contextmanager
-    def _new_file(self, name: str) -> Iterator[int]:
-        """The descriptor of a file that appears under its name when it is whole and on disk, or not at all."""
-        temporary = f"{name}.tmp"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            descriptor = os.open(temporary, flags, 0o600, dir_fd=self._directory)
-            try:
-                yield descriptor
-                os.fsync(descriptor)
-                os.rename(temporary, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-                os.fsync(self._directory)
-            except BaseException:
-                with suppress(FileNotFoundError):
-                    os.unlink(temporary, dir_fd=self._directory)
-                raise
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise OSError(error.errno, f"writing {self.path}/{name}: {error.strerror}") from error
-
-
-def _make_directory(path: str) -> int:
-    """Makes the directory, or takes an empty one; gives a descriptor of it."""
-    with suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    if os.listdir(directory):
-        os.close(directory)
-        raise FileExistsError(errno.EEXIST, "the directory is not empty, and nothing in it is overwritten", path)
-    return directory
+        self._directory.write_text("meta.json", to_text(meta))
 
 
 def _checked(columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,1 @@
+"""Answers: what a recording says about a question, as records."""

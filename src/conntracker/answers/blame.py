@@ -1,0 +1,171 @@
+"""Which rule did this: for each flow its verdict, the step that decided, and the ways that its packets took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from conntracker.answers.untraced import why_untraced
+from conntracker.model import protocol_number
+from conntracker.recording.join import WAY, joined
+from conntracker.recording.paths import UNKNOWN_PATH, load_paths
+from conntracker.recording.views import VIEW_NAMES
+from conntracker.steps import Packet, Path, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from conntracker.filters import Filter
+    from conntracker.recording.reader import Recording
+
+__all__ = ["Blame", "Way", "blame"]
+
+DIRECTIONS = ("original", "reply", "unknown", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Packets of a flow that had the same headers and took the same path.
+
+    direction       original, reply, error (an ICMP error about the flow), or unknown (its flow by its id alone)
+    certain         False if they may be another flow's: with the same tuple at the same time, in another zone
+    packets         how many were traced
+    first, last     when the first and the last of them was seen: microseconds since the epoch, UTC
+    packet, left, in_interface, out_interface, path   as in Trace
+    """
+
+    direction: str
+    certain: bool
+    packets: int
+    first: int
+    last: int
+    packet: Packet
+    left: Packet
+    in_interface: str | None
+    out_interface: str | None
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """What became of a flow, or of packets that never became one.
+
+    flow        the columns of the recording's view `flows` (times as datetime, UTC), None if conntrack had none
+    packet      the packets' headers where there is no flow
+    verdict     that of the newest packets in the original direction, else of the replies; None without a trace of them
+    deciding    the step that decided about those; None if no step did
+    ways        everything that was traced: original direction first, the newest last
+    why_not     why there is no verdict
+    """
+
+    host: str
+    flow: dict[str, Any] | None
+    packet: Packet | None
+    verdict: str | None
+    deciding: Step | None
+    ways: tuple[Way, ...]
+    why_not: str | None = None
+
+
+def blame(
+    recording: Recording,
+    filter: Filter | None = None,
+    since: int | None = None,
+    until: int | None = None,
+    limit: int | None = None,
+) -> Iterator[Blame]:
+    """Every flow that is wanted (see Recording.flows), and all other packets that were traced then, by time.
+
+    limit   at most so many, the newest ones
+
+    Raises OSError, and ValueError where the paths are damaged.
+    """
+    paths = load_paths(recording)
+    with joined(recording, filter, since, until) as (wanted, ways):
+        rows = _rows(recording, _query(wanted, ways, limit))
+        for _, group in groupby(rows, key=lambda row: row["number"]):
+            yield _blame(recording, list(group), paths)
+
+
+def _query(wanted: str, ways: str, limit: int | None) -> str:
+    """A row for each way, the columns of its flow beside it; a flow without one has one row."""
+    flow = ", ".join(f'f."{name}" AS "flow_{name}"' for name in VIEW_NAMES)
+    way = ", ".join(f"w.{name} AS {name}" for name in ("unit", "direction", "certain", "packets", *WAY))
+    times = "epoch_us(w.first_seen) AS first, epoch_us(w.last_seen) AS last"
+    of_flows = (
+        f"SELECT f.part, coalesce(f.start, f.first_seen) AS begin, {flow}, {way}, {times}"  # noqa: S608
+        f" FROM flows f SEMI JOIN {wanted} x ON f.part = x.part AND f.flow = x.flow"
+        f" LEFT JOIN {ways} w ON f.part = w.part AND f.flow = w.flow"
+    )
+    of_none = (
+        f"SELECT w.part, min(w.first_seen) OVER (PARTITION BY w.part, w.family, w.unit) AS begin, {way}, {times}"  # noqa: S608
+        f" FROM {ways} w WHERE w.flow IS NULL"
+    )
+    order = " ".join(f"WHEN '{name}' THEN {place}" for place, name in enumerate(DIRECTIONS))
+    numbered = (
+        "SELECT * EXCLUDE (unit), dense_rank() OVER (ORDER BY begin, part, flow_flow, family, unit) AS number"  # noqa: S608
+        f" FROM ({of_flows} UNION ALL BY NAME {of_none})"
+    )
+    newest = "" if limit is None else f" QUALIFY number > max(number) OVER () - {int(limit)}"
+    return f"SELECT * FROM ({numbered}){newest} ORDER BY number, CASE direction {order} END, last, first, path"  # noqa: S608
+
+
+def _rows(recording: Recording, query: str) -> Iterator[dict[str, Any]]:
+    for chunk in recording.chunks(query):
+        names = list(chunk)
+        for values in zip(*(column.tolist() for column in chunk.values()), strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
+def _blame(recording: Recording, rows: list[dict[str, Any]], paths: dict[tuple[int, int], Path]) -> Blame:
+    first = rows[0]
+    flow = None
+    if first["flow_flow"] is not None:
+        flow = {name: first[f"flow_{name}"] for name in VIEW_NAMES}
+    ways = tuple(_way(row, paths) for row in rows if row["direction"] is not None)
+    way = _newest(ways)
+    why_not = None
+    if way is None:
+        about = "only ICMP errors about it were traced; of its own packets: " if ways else ""
+        why_not = about + why_untraced(flow or {}, recording.parts[first["part"]].meta)
+    host = str(first["flow_host"] if flow else first["host"])
+    packet = None if flow else ways[0].packet
+    if way is None:
+        return Blame(host, flow, packet, None, None, ways, why_not)
+    return Blame(host, flow, packet, way.path.verdict, way.path.deciding, ways)
+
+
+def _newest(ways: Iterable[Way]) -> Way | None:
+    """The way that tells the verdict: the newest of the original direction, or of the next one that there is."""
+    for direction in DIRECTIONS[:-1]:
+        same = [way for way in ways if way.direction == direction]
+        if same:
+            return max(same, key=lambda way: (way.last, way.first))
+    return None
+
+
+def _way(row: dict[str, Any], paths: dict[tuple[int, int], Path]) -> Way:
+    packet, left = _packets(row)
+    return Way(
+        row["direction"], row["certain"], row["packets"], row["first"], row["last"], packet, left,
+        row["in_interface"], row["out_interface"], paths.get((row["part"], row["path"]), UNKNOWN_PATH),
+    )  # fmt: skip
+
+
+def _packets(row: dict[str, Any]) -> tuple[Packet, Packet]:
+    """The packet as it came, and as it left."""
+    about = None if row["about_proto"] is None else _packet(row, "about_", "about_", None)
+    packet = _packet(row, "", "", about)
+    if row["left_src_lo"] is None:
+        return packet, packet
+    return packet, _packet(row, "left_", "", about)
+
+
+def _packet(row: dict[str, Any], changed: str, kept: str, about: Packet | None) -> Packet:
+    src, dst = (row[f"{changed}{end}_hi"] << 64 | row[f"{changed}{end}_lo"] for end in ("src", "dst"))
+    return Packet(
+        row["family"], protocol_number(row[f"{kept}proto"]), src, dst, row[f"{changed}sport"], row[f"{changed}dport"],
+        row[f"{kept}icmp_type"], row[f"{kept}icmp_code"], row[f"{changed}icmp_id"],
+        kept == "" and bool(row["fragment"]), about,
+    )  # fmt: skip

@@ -1,0 +1,325 @@
+"""Which messages belong to one packet: from the kernel's two streams of single steps to packets with all of theirs.
+
+nf_tables numbers packets, but uses the numbers again and gives a packet another one on loopback: it is our own table's
+message that says where a packet begins. Legacy logs carry no number: their packet is found by what NAT and routers
+leave alone in its headers (wire.packet.Headers.identity), and by its source, which stays until postrouting.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from conntracker.model import DecodeError
+from conntracker.steps import Packet
+from conntracker.wire.nflog import LogMessage
+from conntracker.wire.nftrace import TraceMessage
+from conntracker.wire.packet import Headers, parse
+
+OWN_TABLE = re.compile(r"conntracker_\d+(_\d+)?")
+# Chains of our own table at the very end of a hook (tracetable.py); all others of its chains mark a packet's beginning.
+ENDS = {"input": "input", "forward": "forward", "post": "postrouting"}
+# Chains behind extension headers, whose protocol the kernel's message does not tell.
+_PROTOCOLS = {"tcp": 6, "udp": 17, "icmpv6": 58}
+
+_IDLE = 500_000  # µs without a message after which a packet is taken to have gone
+_QUEUED = 3_000_000  # the same for one that waits for a program (NFQUEUE)
+_SETTLE = 150_000  # µs after its end, for legacy logs still to come
+_NEAR = 64  # messages before a change of rules that may already have been made by the new ones
+_LOOPBACK = 1  # number of lo in every network namespace
+
+
+class NftStep(NamedTuple):
+    """A step as nf_tables told it.
+
+    epoch    number of the ruleset: changes of rules that were announced before
+    near     whether a change was announced so soon after that the next ruleset may have been in force
+    """
+
+    message: TraceMessage
+    epoch: int
+    near: bool = False
+
+
+class LegacyStep(NamedTuple):
+    """A step as a legacy table logged it, between two looks at the legacy rules: their numbers before and after."""
+
+    message: LogMessage
+    before: int
+    after: int
+
+
+@dataclass(slots=True)
+class Passage:
+    """One packet on its way, with all that was told of it.
+
+    born, touched   when its first and its last message were read: microseconds since the epoch, UTC
+    headers         as it came in; None if nothing said so
+    left            as it was last seen
+    sources         (address, port) that it came with: at its beginning, and again after loopback
+    nft             NftStep, and the hooks of our own table's messages as text, in their order
+    seen            hooks at whose end it was seen, and 'prerouting', 'output' or 'ingress' where it began
+    ended           when it was known to have gone: left, arrived, or dropped by nf_tables; 0 before that
+    """
+
+    born: int
+    touched: int
+    headers: Headers | None = None
+    left: Packet | None = None
+    iif: int = 0
+    oif: int = 0
+    ct_id: int | None = None
+    sources: set[tuple[int, int | None]] = field(default_factory=set)
+    nft: list[NftStep | str] = field(default_factory=list)
+    legacy: list[LegacyStep] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)
+    tables: set[tuple[str, str, str]] = field(default_factory=set)
+    ended: int = 0
+    queued: bool = False
+    complete: bool = True
+
+
+class Assembler:
+    """Takes messages in their order, gives passages when they are over.
+
+    legacy      whether legacy logs are to be waited for
+    headless    messages whose packet could not be told
+    """
+
+    def __init__(self) -> None:
+        self.legacy = False
+        self.headless = 0
+        self._open: dict[int, Passage] = {}  # by the kernel's number
+        self._all: list[Passage] = []
+        self._by_identity: dict[bytes, list[Passage]] = {}
+        self._waiting: list[tuple[int, LegacyStep, Headers]] = []
+        self._recent: deque[tuple[Passage, int]] = deque(maxlen=_NEAR)
+        self.epoch = 0
+
+    # --- nf_tables ---------------------------------------------------------------------------------------------
+
+    def rules_changed(self) -> None:
+        """The rules are others from here on; what came just before may be of them, too."""
+        for passage, index in self._recent:
+            step = passage.nft[index]
+            if isinstance(step, NftStep):
+                passage.nft[index] = step._replace(near=True)
+        self._recent.clear()
+        self.epoch += 1
+
+    def drained(self) -> None:
+        """Nothing more waits: a change announced from now on is later than what has been fed."""
+        self._recent.clear()
+
+    def feed(self, message: TraceMessage, now: int) -> None:
+        """One trace message."""
+        if message.table.startswith("conntracker_") and OWN_TABLE.fullmatch(message.table):
+            self._feed_own(message, now)
+            return
+        passage = self._open.get(message.id)
+        if passage is None:
+            if (headers := _headers(message)) is None:
+                self.headless += 1
+                return
+            passage = self._begin(message, headers, now)
+        passage.touched = now
+        self._learn(passage, message)
+        self._recent.append((passage, len(passage.nft)))
+        passage.nft.append(NftStep(message, self.epoch))
+        if message.verdict == "drop":
+            passage.ended = now
+        elif message.verdict == "queue":
+            passage.queued = True
+
+    def _feed_own(self, message: TraceMessage, now: int) -> None:
+        if not message.network:
+            return
+        passage = self._open.get(message.id)
+        end = ENDS.get(message.chain)
+        if end is not None:
+            if passage is not None:
+                self._reach_end(passage, message, end, now)
+            return
+        if (headers := _headers(message)) is None:
+            return
+        hook = "ingress" if message.family == "netdev" else "output" if not message.iif else "prerouting"
+        if passage is None or not _continues(passage, message, hook):
+            passage = (message.iif == _LOOPBACK and self._looped(headers)) or self._begin(message, headers, now)
+            self._open[message.id] = passage
+        passage.tables.add((message.family, message.table, hook))
+        passage.sources.add((headers.packet.src, headers.packet.sport))
+        if hook not in passage.seen:
+            passage.seen.append(hook)
+        passage.nft.append(hook)
+        passage.touched, passage.ended = now, 0
+        self._learn(passage, message)
+
+    def _begin(self, message: TraceMessage, headers: Headers, now: int) -> Passage:
+        passage = Passage(now, now, headers, headers.packet)
+        passage.sources.add((headers.packet.src, headers.packet.sport))
+        self._open[message.id] = passage
+        self._all.append(passage)
+        self._by_identity.setdefault(headers.identity, []).append(passage)
+        return passage
+
+    def _looped(self, headers: Headers) -> Passage | None:
+        """The passage that went out through loopback and now comes in."""
+        for passage in self._by_identity.get(headers.identity, ()):
+            if passage.oif == _LOOPBACK and passage.seen[-1:] in (["postrouting"], ["output"]):
+                return passage
+        return None
+
+    def _reach_end(self, passage: Passage, message: TraceMessage, hook: str, now: int) -> None:
+        passage.touched = now
+        self._learn(passage, message)
+        if (headers := _headers(message)) is not None:
+            passage.left = headers.packet
+        if message.family == "bridge" and hook == "input":
+            return  # into the host: its IP hooks come next
+        if hook not in passage.seen:
+            passage.seen.append(hook)
+        if hook == "input" or (hook == "postrouting" and message.oif != _LOOPBACK):
+            passage.ended = now
+
+    @staticmethod
+    def _learn(passage: Passage, message: TraceMessage) -> None:
+        if message.iif and not passage.iif:
+            passage.iif = message.iif
+        if message.oif:
+            passage.oif = message.oif
+        if message.ct_id is not None:
+            passage.ct_id = message.ct_id
+
+    # --- legacy ------------------------------------------------------------------------------------------------
+
+    def feed_legacy(self, steps: Iterable[LegacyStep], now: int) -> None:
+        """Logs that were read before the trace messages fed last: so their packets' beginnings have been fed."""
+        for step in steps:
+            try:
+                headers = parse(step.message.payload)
+            except DecodeError:
+                self.headless += 1
+                continue
+            if not self._attach(step, headers, now):
+                self._waiting.append((now, step, headers))
+
+    def _attach(self, step: LegacyStep, headers: Headers, now: int) -> bool:
+        source = headers.packet.src, headers.packet.sport
+        found = [one for one in self._by_identity.get(headers.identity, ()) if source in one.sources]
+        if not found:
+            return False
+        # Several packets may look alike (UDPv6 of equal length): the first one that has not come so far yet.
+        passage = next((one for one in found if _follows(one.legacy, step)), found[-1])
+        passage.legacy.append(step)
+        passage.touched = now
+        return True
+
+    def _adopt_waiting(self, now: int, final: bool) -> None:
+        """Logs whose packet's beginning was never told (somebody else's TRACE rules): packets of their own."""
+        waiting, self._waiting = self._waiting, []
+        for since, step, headers in waiting:
+            if self._attach(step, headers, since):
+                continue
+            if not final and now - since < _SETTLE:
+                self._waiting.append((since, step, headers))
+                continue
+            passage = Passage(since, since, headers, headers.packet, step.message.iif, step.message.oif)
+            passage.sources.add((headers.packet.src, headers.packet.sport))
+            passage.legacy.append(step)
+            self._all.append(passage)
+            self._by_identity.setdefault(headers.identity, []).append(passage)
+
+    # --- giving out --------------------------------------------------------------------------------------------
+
+    def lost(self) -> None:
+        """Messages were lost: what is under way may lack steps."""
+        for passage in self._all:
+            passage.complete = False
+
+    def take(self, now: int, final: bool = False) -> list[Passage]:
+        """The passages that are over; all of them if `final`."""
+        self._adopt_waiting(now, final)
+        over: list[Passage] = []
+        staying: list[Passage] = []
+        for passage in self._all:
+            (over if final or self._is_over(passage, now) else staying).append(passage)
+        if over:
+            self._all = staying
+            self._forget(over)
+        return over
+
+    def _is_over(self, passage: Passage, now: int) -> bool:
+        if passage.ended:
+            return not self.legacy or now - passage.touched > _SETTLE
+        return now - passage.touched > (_QUEUED if passage.queued else _IDLE)
+
+    def _forget(self, over: list[Passage]) -> None:
+        gone = {id(passage) for passage in over}
+        self._open = {number: passage for number, passage in self._open.items() if id(passage) not in gone}
+        for passage in over:
+            if passage.headers is None:
+                continue
+            same = self._by_identity[passage.headers.identity]
+            same[:] = [other for other in same if other is not passage]
+            if not same:
+                del self._by_identity[passage.headers.identity]
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Passage]:
+        return iter(self._all)
+
+
+def _continues(passage: Passage, message: TraceMessage, hook: str) -> bool:
+    """Whether a beginning is that of a packet that is under way: seen at ingress or by another instance before."""
+    if (message.family, message.table, hook) in passage.tables or passage.ended:
+        return False
+    if hook == "prerouting":
+        return all(seen in ("ingress", "prerouting") for seen in passage.seen)
+    return hook == "output" and passage.seen == ["output"]
+
+
+def _headers(message: TraceMessage) -> Headers | None:
+    try:
+        return parse(message.network, message.transport, _PROTOCOLS.get(message.chain.rpartition("_")[2]))
+    except DecodeError:
+        return None
+
+
+# How far a packet is, by hook number of linux/netfilter.h: prerouting, input, forward, output, postrouting.
+_STAGES = {3: 0, 4: 1, 0: 2, 1: 3, 2: 3}
+_FORWARDED_POSTROUTING = 4
+HOOK_CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")  # by hook number, the same in every table
+_PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}
+
+
+def legacy_priority(table: str, hook: int) -> int:
+    """Of a legacy table's chains (linux/netfilter_ipv4.h, enum nf_ip_hook_priorities)."""
+    if table == "nat":
+        return -100 if hook in (0, 3) else 100
+    return _PRIORITIES.get(table, 0)
+
+
+def _follows(steps: list[LegacyStep], step: LegacyStep) -> bool:
+    """Whether a step can be the next one of a packet with these: numbers grow within a hook's own chain."""
+    if not steps or _place(steps[-1]) < _place(step):
+        return True
+    if _place(steps[-1]) > _place(step):
+        return False
+    chain = step.message.chain
+    if chain != HOOK_CHAINS[step.message.hook]:
+        return True
+    last = [one.message.number for one in steps if one.message.chain == chain and _place(one) == _place(step)]
+    return not last or last[-1] < step.message.number
+
+
+def _place(step: LegacyStep) -> tuple[int, int]:
+    message = step.message
+    stage = _STAGES.get(message.hook, 0)
+    if message.hook == 4 and message.iif:
+        stage = _FORWARDED_POSTROUTING
+    return stage, legacy_priority(message.table, message.hook)

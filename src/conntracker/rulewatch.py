@@ -1,0 +1,115 @@
+"""Which rules are in force when: rulesets read at the start and whenever they change, each for its stretch of time.
+
+nf_tables announces every change on the socket on which traces come, so that order alone tells which ruleset a trace
+message belongs to: an epoch begins with each announcement. Legacy tables announce nothing: they are looked at before
+and after their logs are read, and their epochs begin when a difference was seen.
+"""
+
+from __future__ import annotations
+
+import time
+
+from conntracker.assembly import OWN_TABLE
+from conntracker.clock import now
+from conntracker.model import DecodeError
+from conntracker.rules.snapshot import Snapshot, Texts
+from conntracker.sources.rulesets import LegacyWatch, read_texts
+from conntracker.traces import Rulesets
+from conntracker.wire.netlink import attributes
+from conntracker.wire.nftrace import CHANGES, MESSAGE_NEWGEN
+
+_NAME, _GEN_ID = 1, 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are all 1; NFTA_GEN_ID (nf_tables.h)
+_LOOK = 1_000_000  # µs between two looks at legacy rules while none of them is logged
+_PAUSE = 5  # times as long as the last reading took, before the next one: a host that reloads all the time
+
+
+class RuleWatch:
+    """The rulesets of the network namespace in which it was made. To be used inside of it.
+
+    known      the snapshots, by epoch
+    epoch      of nf_tables' rules, counted by the announcements that were fed
+    legacy     of the legacy rules
+    read       what was read since the caller last emptied it: (when, texts)
+    """
+
+    def __init__(self) -> None:
+        self.known = Rulesets()
+        self.epoch = self.legacy = 0
+        self.read: list[tuple[int, Texts]] = []
+        self.snapshot: Snapshot | None = None
+        self._last: Texts | None = None
+        self._begins: list[tuple[int, int]] = []  # (nft generation, the epoch that began with it)
+        self._newest = 0  # generation announced last
+        self._changing = False
+        self._stale = True
+        self._next = 0.0
+        self._looked = 0
+        self._watch = LegacyWatch()
+
+    def close(self) -> None:
+        """Lets go of its sockets."""
+        self._watch.close()
+
+    def announced(self, kind: int, body: bytes) -> bool:
+        """A message of nf_tables about its rules; returns whether a new epoch begins. Our own changes are none."""
+        try:
+            if kind in CHANGES:
+                self._changing = self._changing or not OWN_TABLE.fullmatch(_text(body))
+            elif kind == MESSAGE_NEWGEN:
+                self._newest = _number(body)
+                if self._changing:
+                    self._changing, self._stale = False, True
+                    self.epoch += 1
+                    self._begins.append((self._newest, self.epoch))
+                    return True
+        except DecodeError:
+            self._stale = True
+        return False
+
+    def look_at_legacy(self, time_now: int, logged: bool) -> None:
+        """Looks whether legacy rules changed: when some were logged, and once a second."""
+        if not logged and time_now - self._looked < _LOOK:
+            return
+        self._looked = time_now
+        if self._watch.changed():
+            self.legacy += 1
+            self._stale = True
+
+    def refresh(self, at_once: bool = False) -> bool:
+        """Reads the rules if they changed, unless that was just done. Returns whether they were read."""
+        began = time.monotonic()
+        if not self._stale or (began < self._next and not at_once):
+            return False
+        self._stale = False
+        texts = read_texts()
+        self.snapshot = Snapshot.parse(texts)
+        self._next = time.monotonic() + _PAUSE * (time.monotonic() - began)
+        epoch = self._epoch_of(texts.generation)
+        self.known.put(self.snapshot, epoch, self.legacy)
+        if texts != self._last:
+            self._last = texts
+            self.read.append((now(), texts))
+        return True
+
+    def _epoch_of(self, generation: int | None) -> int | None:
+        """The epoch of a generation; None if it may be of one not announced yet: then it is read again."""
+        if generation is None:
+            return self.epoch
+        if self._newest and generation > self._newest:
+            self._stale = True
+            return None
+        return max((epoch for began, epoch in self._begins if began <= generation), default=0)
+
+
+def _text(body: bytes) -> str:
+    for kind, start, length in attributes(body, 4, len(body)):
+        if kind == _NAME:
+            return body[start : start + length].rstrip(b"\0").decode("utf-8", "surrogateescape")
+    return ""
+
+
+def _number(body: bytes) -> int:
+    for kind, start, length in attributes(body, 4, len(body)):
+        if kind == _GEN_ID:
+            return int.from_bytes(body[start : start + length], "big")
+    return 0

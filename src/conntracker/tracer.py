@@ -1,0 +1,289 @@
+"""The tracer: which rules packets meet, from switching tracing on to finished traces.
+
+    with Tracer(namespace, TraceOptions(), print) as tracer:
+        for trace in tracer.poll(1.0):
+            ...
+
+Tracing is switched on by private tables that the kernel removes with us (tracetable.py). The rules are read at the
+start and whenever they change, so that each step is shown as the rule that stood there when the packet passed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from types import TracebackType
+
+from conntracker.assembly import Assembler, LegacyStep, Passage
+from conntracker.clock import now
+from conntracker.model import DecodeError, Loss
+from conntracker.restore import Changes, read_sysctl
+from conntracker.rules.snapshot import Snapshot, Texts
+from conntracker.rulewatch import RuleWatch
+from conntracker.sources.netlink import wait
+from conntracker.sources.netns import Namespace
+from conntracker.sources.nftables import OwnedTable
+from conntracker.sources.tracing import LogSocket, TraceSocket, interface_name
+from conntracker.steps import Trace
+from conntracker.traces import Resolver
+from conntracker.tracetable import TraceOptions, TraceTable, read_counters, tables
+from conntracker.wire import netlink, nflog, nftrace
+
+LOGGERS = ("net/netfilter/nf_log/2", "net/netfilter/nf_log/10")
+_MOST_HEAPS = 16  # of the trace socket's ring, before other things are looked after
+_COUNT = 1_000_000  # µs between two looks at what the ceilings refused
+_STARTING_HOOKS = frozenset(("prerouting", "output"))
+_IP = frozenset(("ip", "ip6", "inet"))
+
+
+class Tracer:
+    """Traces in one network namespace.
+
+    options     what to trace
+    notice      called with a line for a person
+    packets, messages, lost, undecodable, refused   counts: traces given out, messages of the kernel, those that it
+                dropped, those that were not understood, packets that a ceiling refused to trace
+    losses      windows in which messages were lost, of kind 'traces'
+
+    Entering raises PermissionError without CAP_NET_ADMIN, ImportError without libnftables, OSError where the kernel
+    lacks what it takes.
+    """
+
+    def __init__(self, namespace: Namespace, options: TraceOptions, notice: Callable[[str], None]) -> None:
+        self._namespace, self._options, self._notice = namespace, options, notice
+        self.packets = self.messages = self.lost = self.undecodable = 0
+        self.losses: list[Loss] = []
+        self._refused: Counter[str] = Counter()  # by tables that are gone
+        self._refused_now: Counter[str] = Counter()
+        self._tables: list[tuple[TraceTable, OwnedTable]] = []
+        self._decoder = nftrace.TraceDecoder()
+        self._assembler = Assembler()
+        self._names: dict[int, str | None] = {}
+        self._log: LogSocket | None = None
+        self._log_failed = False
+        self._counted = self._calm = 0
+        self._said: set[str] = set()
+        self._stack = contextlib.ExitStack()
+
+    # --- begin and end -----------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Tracer:
+        try:
+            with self._namespace:
+                self._open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes the private tables away and puts everything back; again is harmless."""
+        self._remove_tables()
+        self._stack.close()
+
+    def _open(self) -> None:
+        self._socket = TraceSocket()
+        self._stack.callback(self._socket.close)
+        self._rules = RuleWatch()
+        self._stack.callback(self._rules.close)
+        self._resolver = Resolver(self._rules.known, self._interface)
+        self._calm = now()
+        self._rules.refresh(at_once=True)
+        self._adapt()
+
+    def _interface(self, index: int) -> str | None:
+        if index not in self._names:
+            with self._namespace:
+                self._names[index] = interface_name(index)
+        return self._names[index]
+
+    @property
+    def names(self) -> list[str]:
+        """Our tables as nft names them: family and name."""
+        return [f"{table.family} {owned.name}" for table, owned in self._tables]
+
+    @property
+    def refused(self) -> int:
+        """Packets that a ceiling kept from being traced, as of the last count."""
+        return (self._refused + self._refused_now).total()
+
+    @property
+    def rulesets(self) -> list[tuple[int, Texts]]:
+        """The rulesets that were read, each with the time; whoever keeps them empties the list."""
+        return self._rules.read
+
+    # --- our tables --------------------------------------------------------------------------------------------
+
+    def _adapt(self) -> None:
+        """Makes our tables and sockets fit the rules that were read. Inside the namespace."""
+        snapshot = self._rules.snapshot
+        if snapshot is None:
+            return
+        wanted = _make(self._options, snapshot)
+        if wanted != [table for table, _ in self._tables]:
+            self._remove_tables()
+            for table in wanted:
+                self._tables.append((table, OwnedTable(table.text, table.family)))
+        self._listen_to_legacy(snapshot)
+        if self._rules.read:
+            for line in self._rules.read[-1][1].missing:
+                self._say_once(line)
+
+    def _remove_tables(self) -> None:
+        if self._tables:
+            self._count(now(), at_once=True)
+            self._refused, self._refused_now = self._refused + self._refused_now, Counter()
+        for _, owned in self._tables:
+            owned.remove()
+        self._tables.clear()
+
+    def _count(self, time: int, at_once: bool = False) -> None:
+        """Asks our tables what their ceilings refused."""
+        if not at_once and time - self._counted < _COUNT:
+            return
+        self._counted = time
+        counts: Counter[str] = Counter()
+        try:
+            for table, owned in self._tables:
+                counts.update(read_counters(owned.run(f"list counters table {table.family} {owned.name}")))
+        except OSError as error:
+            self._say_once(f"what was not traced cannot be counted: {error.strerror or error}")
+            return
+        self._refused_now = counts
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self._notice(line)
+
+    # --- legacy ------------------------------------------------------------------------------------------------
+
+    def _listen_to_legacy(self, snapshot: Snapshot) -> None:
+        if self._log is not None or self._log_failed or not snapshot.has_legacy:
+            return
+        try:
+            self._log = LogSocket()
+            self._stack.callback(self._log.close)
+            self._set_loggers()
+            self._assembler.legacy = True
+        except OSError as error:
+            self._log_failed = True
+            self._notice(f"no traces of iptables-legacy rules: {error.strerror or error}")
+
+    def _set_loggers(self) -> None:
+        changes = Changes(self._namespace)
+        self._stack.callback(lambda: [self._notice(line) for line in changes.release()])
+        there = [name for name in LOGGERS if read_sysctl(name) is not None]
+        changed = [name.replace("/", ".") for name in there if changes.set(name, "nfnetlink_log")]
+        if changed:
+            self._notice(
+                f"iptables-legacy rules: {' and '.join(changed)} set to nfnetlink_log, put back at the end "
+                "(what conntrack logs of invalid packets comes here meanwhile, and is not shown)"
+            )
+
+    # --- the loop ----------------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """For poll(2): readable when trace messages wait."""
+        return self._socket.fileno()
+
+    def poll(self, timeout: float) -> list[Trace]:
+        """The traces that are over, after waiting for messages for at most `timeout` seconds."""
+        wait([self._socket.fileno()] + ([] if self._log is None else [self._log.fileno()]), timeout)
+        self._drain()
+        with self._namespace:
+            if self._rules.refresh():
+                self._adapt()
+                self._names.clear()
+        self._count(now())
+        return self._traces(self._assembler.take(now()))
+
+    def finish(self) -> list[Trace]:
+        """All that is left, after a moment for what is under way."""
+        traces: list[Trace] = []
+        for _ in range(10):
+            traces += self.poll(0.06)
+            if not len(self._assembler):
+                break
+        with self._namespace:
+            self._rules.refresh(at_once=True)
+        self._count(now(), at_once=True)
+        return traces + self._traces(self._assembler.take(now(), final=True))
+
+    def _traces(self, passages: Iterable[Passage]) -> list[Trace]:
+        traces = [trace for passage in passages if (trace := self._resolver.trace(passage)) is not None]
+        self.packets += len(traces)
+        return traces
+
+    def _drain(self) -> None:
+        # Logs first: what they are about has then begun in the trace messages that are read after them.
+        logged = self._logged()
+        for _ in range(_MOST_HEAPS):
+            datagrams = self._socket.datagrams()
+            time = now()
+            for datagram in datagrams:
+                self._feed(datagram, time)
+            if not datagrams:
+                self._assembler.drained()
+                break
+        with self._namespace:
+            before = self._rules.legacy
+            self._rules.look_at_legacy(now(), bool(logged))
+        self._assembler.feed_legacy([LegacyStep(one, before, self._rules.legacy) for one in logged], now())
+        self._watch_losses(now())
+
+    def _feed(self, datagram: bytes, time: int) -> None:
+        try:
+            for message in netlink.messages(datagram):
+                if message.type == nftrace.MESSAGE_TRACE:
+                    self.messages += 1
+                    self._assembler.feed(self._decoder.decode(message.payload), time)
+                elif self._rules.announced(message.type, message.payload):
+                    self._assembler.rules_changed()
+        except DecodeError:
+            self.undecodable += 1
+
+    def _logged(self) -> list[nflog.LogMessage]:
+        steps: list[nflog.LogMessage] = []
+        while self._log is not None and (datagrams := self._log.datagrams()):
+            for datagram in datagrams:
+                try:
+                    found = [
+                        nflog.decode(message.payload)
+                        for message in netlink.messages(datagram)
+                        if message.type == nflog.MESSAGE_PACKET
+                    ]
+                except DecodeError:
+                    self.undecodable += 1
+                    continue
+                steps += [step for step in found if step is not None]
+        self.messages += len(steps)
+        return steps
+
+    def _watch_losses(self, time: int) -> None:
+        dropped = self._socket.drops() + (0 if self._log is None else self._log.drops())
+        if dropped > self.lost:
+            self.losses.append(Loss(self._calm, time, "traces", dropped - self.lost))
+            self.lost = dropped
+            self._assembler.lost()
+        self._calm = time
+
+
+def _make(options: TraceOptions, snapshot: Snapshot) -> list[TraceTable]:
+    """The tables that a ruleset needs: below its lowest chain, and at ingress and in bridges if it has chains there."""
+    lowest = min(
+        (chain.priority for chain in snapshot.chains
+         if chain.family in _IP and chain.hook in _STARTING_HOOKS and chain.priority is not None),
+        default=0,
+    )  # fmt: skip
+    devices = {
+        name.strip() for chain in snapshot.chains if chain.hook == "ingress" for name in (chain.device or "").split(",")
+    }
+    bridge = any(chain.family == "bridge" and chain.hook is not None for chain in snapshot.chains)
+    return tables(options, lowest, sorted(devices - {""}), bridge)

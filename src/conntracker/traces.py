@@ -1,0 +1,315 @@
+"""From passages to traces: each step's rule in the ruleset that was in force, the order of both kinds, the verdict.
+
+Kernel facts about legacy logs (trace_packet, ip_tables.c): `rule:N` is a rule with a match; `policy:N` in a base chain
+and `return:N` in a user chain are rule N, which has none, for as long as the chain has N rules, and the chain's end for
+N one more. What the rule's target did is not said: it is taken from the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from conntracker.assembly import LegacyStep, NftStep, Passage, legacy_priority
+from conntracker.rules.snapshot import Chain, Snapshot, effect
+from conntracker.steps import HOOKS, UNDECIDED, Packet, Path, Rule, Step, Trace
+from conntracker.wire.nflog import LogMessage
+from conntracker.wire.nftrace import TraceMessage
+
+_LEGACY = "iptables-legacy"
+_ENDINGS = frozenset(("drop", "reject", "queue", "stolen"))
+_DECIDING_HOOKS = frozenset(("input", "forward", "output"))
+# What can come after a hook, where a packet was last seen there.
+_NEXT = {
+    "ingress": ("prerouting",), "prerouting": ("input", "forward"), "input": (), "forward": ("postrouting",),
+    "output": ("postrouting",), "postrouting": (), None: (),
+}  # fmt: skip
+_LOOPBACK = 1
+
+
+class Known(NamedTuple):
+    """A step, its place among those of its packet, and how fit it is to have decided (see `_weight`)."""
+
+    step: Step
+    weight: int
+
+
+class Rulesets:
+    """The snapshots of a run, by epoch: of nf_tables' rules and of the legacy ones, each numbered by its changes."""
+
+    def __init__(self) -> None:
+        self._nft: dict[int, Snapshot] = {}
+        self._legacy: dict[int, Snapshot] = {}
+
+    def put(self, snapshot: Snapshot, nft_epoch: int | None, legacy_epoch: int) -> None:
+        """Keeps a snapshot as that of both epochs; an nft_epoch of None says that it changed while it was read."""
+        if nft_epoch is not None:
+            self._nft[nft_epoch] = snapshot
+        self._legacy[legacy_epoch] = snapshot
+
+    def nft(self, epoch: int) -> list[Snapshot]:
+        """The snapshot of an epoch; if it was never read, those before and after it."""
+        return _around(self._nft, epoch)
+
+    def legacy(self, before: int, after: int) -> list[Snapshot]:
+        """The snapshots between two epochs."""
+        found = [one for epoch in range(before, after + 1) for one in _around(self._legacy, epoch)]
+        return list({id(one): one for one in found}.values())
+
+
+def _around(snapshots: dict[int, Snapshot], epoch: int) -> list[Snapshot]:
+    if (exact := snapshots.get(epoch)) is not None:
+        return [exact]
+    before = max((one for one in snapshots if one < epoch), default=None)
+    after = min((one for one in snapshots if one > epoch), default=None)
+    return [snapshots[one] for one in (before, after) if one is not None]
+
+
+class Resolver:
+    """Passages to traces. Steps and paths are interned: a path that was seen before is the same object."""
+
+    def __init__(self, rulesets: Rulesets, interface: Callable[[int], str | None]) -> None:
+        self._rulesets, self._interface = rulesets, interface
+        self._known: dict[tuple[object, ...], Known] = {}
+        self._paths: dict[tuple[object, ...], Path] = {}
+
+    def trace(self, passage: Passage) -> Trace | None:
+        """The trace of a passage; None if nothing said which packet it was."""
+        if passage.headers is None:
+            return None
+        known = self._merged(passage)
+        loops = passage.oif == _LOOPBACK
+        key = (*map(id, known), *passage.seen, passage.complete, loops)
+        path = self._paths.get(key)
+        if path is None:
+            path = self._paths[key] = conclude(known, passage.seen, loops, passage.complete)
+        packet = passage.headers.packet
+        return Trace(
+            passage.born, packet, passage.left or packet, self._interface(passage.iif),
+            self._interface(passage.oif), passage.ct_id, path,
+        )  # fmt: skip
+
+    def forget(self) -> None:
+        """Lets go of everything interned, so that memory stays bounded over many rulesets."""
+        self._known.clear()
+        self._paths.clear()
+
+    # --- order -------------------------------------------------------------------------------------------------
+
+    def _merged(self, passage: Passage) -> list[Known]:
+        """The steps of both streams, by how far the packet was; each stream stays in its own order."""
+        nft = list(self._nft_steps(passage))
+        legacy = list(self._legacy_steps(passage))
+        if not legacy:
+            return [known for _, known in nft]
+        merged: list[Known] = []
+        for place, known in legacy:
+            while nft and nft[0][0] < place:
+                merged.append(nft.pop(0)[1])
+            # In the same place, what dropped the packet was the last.
+            while nft and nft[0][0] == place and known.step.verdict in _ENDINGS:
+                merged.append(nft.pop(0)[1])
+            merged.append(known)
+        return merged + [known for _, known in nft]
+
+    def _nft_steps(self, passage: Passage) -> Iterator[tuple[tuple[int, int], Known]]:
+        stages = _Stages(passage)
+        base: Chain | None = None
+        for item in passage.nft:
+            if isinstance(item, str):
+                stages.pass_by(item)
+                continue
+            candidates = self._rulesets.nft(item.epoch)
+            if item.near:
+                candidates = [*candidates, *self._rulesets.nft(item.epoch + 1)]
+            message = item.message
+            chain, rule, certain = _find(candidates, message)
+            if chain is not None and chain.hook is not None:
+                base = chain
+            elif chain is None and message.network:
+                base = None
+            if message.handle is None and message.type != "policy" and _is_base(chain, message):
+                continue  # the end of a base chain: its policy is told apart
+            known = self._nft_step(message, base, rule, certain)
+            yield (stages.of(known.step.hook), known.step.priority or 0), known
+
+    def _nft_step(self, message: TraceMessage, base: Chain | None, rule: Rule | None, certain: bool) -> Known:
+        key = (message._replace(id=0, network=b"", transport=b"", iif=0, oif=0, ct_id=None), id(base), rule, certain)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = _nft_step(message, base, rule, certain)
+        return known
+
+    def _legacy_steps(self, passage: Passage) -> Iterator[tuple[tuple[int, int], Known]]:
+        stages = _Stages(passage)
+        for item in passage.legacy:
+            message = item.message
+            candidates = self._rulesets.legacy(item.before, item.after)
+            hook = HOOKS[message.hook] if message.hook < 5 else None
+            stages.pass_by(hook)
+            known = self._legacy_step(message, candidates, hook)
+            yield (stages.of(hook), legacy_priority(message.table, message.hook)), known
+
+    def _legacy_step(self, message: LogMessage, candidates: list[Snapshot], hook: str | None) -> Known:
+        key = (message._replace(payload=b"", iif=0, oif=0), *map(id, candidates))
+        known = self._known.get(key)
+        if known is None:
+            found = [_legacy_step(message, one, hook) for one in candidates] or [_legacy_step(message, None, hook)]
+            step = found[0]
+            if any(_said(other) != _said(step) for other in found[1:]):
+                step = _uncertain(step)
+            known = self._known[key] = Known(step, _weight(step, message.table == "nat"))
+        return known
+
+
+class _Stages:
+    """How far a packet is at each step: ingress, output, prerouting, input or forward, postrouting."""
+
+    def __init__(self, passage: Passage) -> None:
+        self._local = passage.seen[:1] == ["output"] or (not passage.seen and not passage.iif)
+        self._came_in = False
+
+    def pass_by(self, hook: str | None) -> None:
+        """The packet is at that hook now."""
+        self._came_in = self._came_in or hook == "prerouting"
+
+    def of(self, hook: str | None) -> int:
+        """The number of a stage; they grow along a packet's way."""
+        if hook == "postrouting":
+            return 1 if self._local and not self._came_in else 4
+        return {"ingress": -1, "output": 0, "prerouting": 2}.get(hook or "", 3)
+
+
+# --- single steps ------------------------------------------------------------------------------------------------
+
+
+def _find(candidates: list[Snapshot], message: TraceMessage) -> tuple[Chain | None, Rule | None, bool]:
+    """(chain, rule, whether that is certain) of a message: in the first ruleset that fits what the kernel said."""
+    place = message.family, message.table, message.chain
+    fitting: list[tuple[Chain | None, Rule | None]] = []
+    for snapshot in candidates:
+        chain = snapshot.nft_chain(*place)
+        rule = None if message.handle is None else snapshot.nft_rule(*place, message.handle)
+        if chain is not None and (message.handle is None or (rule is not None and _fits(rule, message))):
+            fitting.append((chain, rule))
+    if not fitting:
+        chain = next((found for one in candidates if (found := one.nft_chain(*place)) is not None), None)
+        return chain, None, True
+    texts = {None if rule is None else rule.text for _, rule in fitting}
+    return *fitting[0], len(texts) == 1
+
+
+def _fits(rule: Rule, message: TraceMessage) -> bool:
+    """Whether a rule can have had the verdict that the kernel told."""
+    verdict, target = effect(rule)
+    if verdict == "reject":
+        verdict = "drop"
+    if message.verdict in ("jump", "goto", "accept", "drop", "return") and verdict in (
+        "jump", "goto", "accept", "drop", "return",
+    ):  # fmt: skip
+        return verdict == message.verdict and target in (None, message.target)
+    return True
+
+
+def _is_base(chain: Chain | None, message: TraceMessage) -> bool:
+    return chain.hook is not None if chain is not None else bool(message.network)
+
+
+def _nft_step(message: TraceMessage, base: Chain | None, rule: Rule | None, certain: bool) -> Known:
+    kind = rule.kind if rule is not None else base.kind if base is not None else "nft"
+    hook, priority = (None, None) if base is None else (base.hook, base.priority)
+    verdict, kind_of_step = message.verdict, message.type
+    if message.handle is not None and rule is None:
+        rule = Rule(kind, message.family, message.table, message.chain, None, message.handle, None)
+    if message.handle is None and kind_of_step == "rule":
+        kind_of_step, verdict = "return", "return"
+    if rule is not None and verdict == "drop" and rule.text is not None and effect(rule)[0] == "reject":
+        verdict = "reject"
+    step = Step(
+        hook, priority, kind, message.family, message.table, message.chain, kind_of_step, rule, verdict,
+        message.target, certain,
+    )  # fmt: skip
+    return Known(step, _weight(step, base is not None and base.type == "nat"))
+
+
+def _legacy_step(message: LogMessage, snapshot: Snapshot | None, hook: str | None) -> Step:
+    place = message.family, message.table, message.chain
+    chain = None if snapshot is None else snapshot.legacy_chain(*place)
+    priority = legacy_priority(message.table, message.hook)
+
+    def step(kind_of_step: str, rule: Rule | None, verdict: str | None, target: str | None = None) -> Step:
+        return Step(hook, priority, _LEGACY, *place, kind_of_step, rule, verdict, target)
+
+    if chain is None:
+        unknown = Rule(_LEGACY, *place, message.number, None, None) if message.type == "rule" else None
+        return step(message.type, unknown, None)
+    if message.number > len(chain.rules):
+        return step("policy", None, chain.policy) if message.type == "policy" else step("return", None, "return")
+    rule = chain.rules[message.number - 1]
+    verdict, target = effect(rule)
+    return step("return" if verdict == "return" else "rule", rule, verdict, target)
+
+
+def _said(step: Step) -> tuple[object, ...]:
+    return step.type, step.verdict, None if step.rule is None else step.rule.text
+
+
+def _uncertain(step: Step) -> Step:
+    return Step(
+        step.hook, step.priority, step.kind, step.family, step.table, step.chain, step.type, step.rule, step.verdict,
+        step.target, certain=False,
+    )  # fmt: skip
+
+
+def _weight(step: Step, is_nat: bool) -> int:
+    """How fit a step that accepts is to be called the deciding one.
+
+    2 in a filter chain (any of nft's, iptables' filter table) at input, forward or output; 1 there in raw, mangle and
+    security; 0 elsewhere, where rules decide where a packet goes and how it looks rather than whether it may pass.
+    """
+    if step.hook not in _DECIDING_HOOKS or is_nat or (step.kind != "nft" and step.table == "nat"):
+        return 0
+    return 2 if step.kind == "nft" or step.table == "filter" else 1
+
+
+# --- what they come to -------------------------------------------------------------------------------------------
+
+
+def conclude(known: list[Known], seen: list[str], loops: bool, complete: bool) -> Path:
+    """The path of steps in their order.
+
+    seen    hooks where our own table saw the packet begin, and those at whose end it saw it
+    loops   whether it went out through the loopback interface: then it is there only when it came in
+    """
+    steps = tuple(one.step for one in known)
+    arrived = "input" in seen or ("postrouting" in seen and not loops)
+    last = next((i for i in range(len(steps) - 1, -1, -1) if steps[i].verdict in ("drop", "reject")), None)
+    if last is None and steps and not arrived and steps[-1].verdict in _ENDINGS:
+        last = len(steps) - 1
+    reached = _furthest([*seen, *(step.hook for step in steps if step.hook is not None)], loops)
+    if last is not None:
+        return Path(steps, steps[last].verdict or UNDECIDED, last, steps[last].hook or reached, (), complete)
+    if not arrived:
+        expected = ("prerouting",) if loops and reached == "postrouting" else _NEXT[reached]
+        return Path(steps, UNDECIDED, None, reached, expected, complete)
+    accepting = [
+        (one.weight, one.step.type == "rule", i) for i, one in enumerate(known) if one.step.verdict == "accept"
+    ]
+    return Path(steps, "accept", max(accepting)[2] if accepting else None, reached, (), complete)
+
+
+def _furthest(hooks: list[str], loops: bool) -> str | None:
+    way = ("ingress", "output", "prerouting", "input", "forward", "postrouting")
+    if loops:
+        way = ("ingress", "output", "forward", "postrouting", "prerouting", "input")
+    return max(hooks, key=lambda hook: way.index(hook) if hook in way else -1, default=None)
+
+
+def log_tuple(packet: Packet) -> tuple[int, int]:
+    """What stands for the ports in the text log: ports, or type and code of ICMP; 0 where there are none."""
+    if packet.icmp_type is not None:
+        return packet.icmp_type, packet.icmp_code or 0
+    return packet.sport or 0, packet.dport or 0
+
+
+__all__ = ["Known", "LegacyStep", "NftStep", "Resolver", "Rulesets", "conclude", "log_tuple"]

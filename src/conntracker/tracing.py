@@ -1,0 +1,90 @@
+"""Tracing as a part of a capture: from the tracer to what the capture keeps, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from conntracker.clock import now
+from conntracker.filters import Filter
+from conntracker.keeper import Keeper
+from conntracker.steps import Packet, Trace
+from conntracker.tracer import Tracer
+from conntracker.tracetable import TraceOptions
+
+
+class Tracing:
+    """A tracer that is running, and the keeper that its traces go to.
+
+    wanted      which flows the capture is about; only their packets are kept
+    everything  whether packets that never became a flow are shown
+    """
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        keeper: Keeper,
+        options: TraceOptions,
+        wanted: Filter,
+        everything: bool,
+        notice: Callable[[str], None],
+    ) -> None:
+        self._tracer, self._keeper, self._wanted = tracer, keeper, wanted
+        self._options, self._everything, self._start = options, everything, now()
+        notice(
+            f"tracing the first {options.packets} packets of each direction of a flow in {options.window:g}s, by "
+            f"{' and '.join(f'the private table {name}' for name in tracer.names)}, gone with this process"
+        )
+        notice("a ruleset saved meanwhile has it; without it: " + SAVE)
+        self._note()
+
+    def take(self) -> None:
+        """Keeps what is over by now."""
+        self._keep(self._tracer.poll(0))
+
+    def finish(self) -> None:
+        """Keeps all that is left."""
+        self._keep(self._tracer.finish())
+        self._note()
+
+    def _keep(self, traces: list[Trace]) -> None:
+        if self._wanted:
+            traces = [trace for trace in traces if _is_wanted(self._wanted, trace)]
+        losses, self._tracer.losses = self._tracer.losses, []
+        self._keeper.take_traces(traces, losses, self._tracer.rulesets)
+
+    def _note(self) -> None:
+        options, tracer = self._options, self._tracer
+        self._keeper.note_tracing({
+            "packets": options.packets, "window": f"{options.window:g}s", "rate": options.rate, "only": options.only,
+            "everything": self._everything, "start": self._start, "refused": tracer.refused, "lost": tracer.lost,
+        })  # fmt: skip
+
+    def summary(self) -> list[str]:
+        """What a person should know at the end, in lines."""
+        tracer = self._tracer
+        lines = [f"{tracer.packets:,} packets traced, {tracer.messages:,} messages, {tracer.lost:,} lost"]
+        if tracer.refused:
+            lines.append(
+                f"{tracer.refused:,} packets were not traced: more than {self._options.rate:,} new flows and "
+                "directions a second (--trace-rate)"
+            )
+        if tracer.undecodable:
+            lines.append(f"{tracer.undecodable:,} trace messages could not be decoded")
+        return lines
+
+
+SAVE = "nft list tables | grep -v conntracker_ | while read -r t; do nft list $t; done"
+
+
+def _is_wanted(wanted: Filter, trace: Trace) -> bool:
+    packets = [trace.packet, trace.left] + ([] if trace.packet.about is None else [trace.packet.about])
+    return any(wanted.meets(*ends) for packet in packets for ends in _both_ways(packet))
+
+
+def _both_ways(packet: Packet) -> list[tuple[int, int, int, int, int | None, int | None]]:
+    """(family, protocol, source, destination, source port, destination port) as it went, and as its answer goes."""
+    one = packet.family, packet.proto
+    return [
+        (*one, packet.src, packet.dst, packet.sport, packet.dport),
+        (*one, packet.dst, packet.src, packet.dport, packet.sport),
+    ]

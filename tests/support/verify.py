@@ -1,0 +1,111 @@
+"""Whether the traces of a case are right: what is wrong with them, in words."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from conntracker.steps import UNDECIDED, Packet, Step, Trace
+
+from support import rulesets
+from support.paths import Expected, written
+from support.walk import Case, Outcome
+
+__all__ = ["complaints"]
+
+_COUNTER = re.compile(r"counter packets \d+ bytes \d+")
+
+
+def complaints(case: Case, outcome: Outcome) -> list[str]:
+    """What differs from the expected; nothing if all is right."""
+    found = []
+    for name, path in case.paths.items():
+        trace = outcome.of(name)
+        if trace is None:
+            shown = "\n".join(f"    {_shown(trace.packet)}: {trace.path.verdict}" for trace in outcome.traces)
+            found.append(f"no trace of the {name}, {_shown(outcome.sent.get(name))}; there are\n{shown}")
+            continue
+        found += [f"{name}: {text}" for text in _of_trace(path, trace, outcome)]
+        found += [f"{name}: {text}" for step in trace.path.steps for text in _of_step(step, outcome)]
+        found += [f"{name}: {text}" for text in _of_priorities(trace, outcome)]
+    for name, count in outcome.counts.items():
+        if len(outcome.all(name)) != count:
+            found.append(f"{len(outcome.all(name))} traces of the {name}, {count} were sent")
+    return found
+
+
+def _of_trace(expected: Expected, trace: Trace, outcome: Outcome) -> Iterator[str]:
+    path = trace.path
+    if written(path) != expected.lines:
+        yield "steps differ\n" + "\n".join(difflib.ndiff(expected.lines, written(path)))
+    if (path.verdict == UNDECIDED, path.verdict) != (expected.reached is not None, expected.verdict):
+        yield f"verdict {path.verdict}, not {expected.verdict}"
+    if expected.reached is not None and path.reached != expected.reached:
+        yield f"lost after {path.reached}, not {expected.reached}"
+    if path.verdict == UNDECIDED and not path.expected:
+        yield "which hook was expected next is not said"
+    if not path.complete:
+        yield "not complete"
+    # The other namespaces know better whether it went on, and how it looked then.
+    if path.verdict == "accept" and path.reached == "postrouting":
+        if not _is_among(trace.left, outcome.arrived):
+            yield f"{_shown(trace.left)} did not arrive anywhere; these did: {list(map(_shown, outcome.arrived))}"
+    elif _is_among(trace.packet, outcome.arrived):
+        yield f"it arrived, and is said to have got to {path.reached} only ({path.verdict})"
+
+
+def _of_step(step: Step, outcome: Outcome) -> Iterator[str]:
+    if not step.certain:
+        yield f"not certain: {step}"
+    chain = outcome.before.get((step.kind, step.family, step.table, step.chain))
+    if chain is None:
+        yield f"no such chain: {step}"
+    elif step.rule is not None:
+        rule = step.rule
+        place = (rule.kind, rule.family, rule.table, rule.chain)
+        if place != (step.kind, step.family, step.table, step.chain):
+            yield f"the rule is in {place}, the step is not"
+        number = (rule.position or 0) - 1
+        if not 0 <= number < len(chain.texts):
+            yield f"no such position: {step}"
+            return
+        if rule.handle != chain.handles[number]:
+            yield f"handle {rule.handle}, not {chain.handles[number]}: {step}"
+        if _plain(rule.text) != _plain(chain.texts[number]):
+            yield f"text {rule.text!r}, not {chain.texts[number]!r}"
+        before, after = chain.packets[number], outcome.after[place].packets[number]
+        if before is not None and after == before:
+            yield f"the kernel's counter says that no packet matched: {step}"
+
+
+def _of_priorities(trace: Trace, outcome: Outcome) -> Iterator[str]:
+    """A step in a user chain has the priority of the base chain from which the packet came."""
+    base: rulesets.Chain | None = None
+    for step in trace.path.steps:
+        chain = outcome.before.get((step.kind, step.family, step.table, step.chain))
+        if chain is not None and chain.priority is not None:
+            base = chain
+        if base is not None and step.priority != base.priority:
+            yield f"priority {step.priority}, not {base.priority}: {step}"
+
+
+def _is_among(packet: Packet, arrived: list[Packet]) -> bool:
+    """Whether it arrived; what an error is about may be unknown (see Outcome.all)."""
+    return packet in arrived or (packet.about is None and packet in [replace(one, about=None) for one in arrived])
+
+
+def _shown(packet: Packet | None) -> str:
+    if packet is None:
+        return "(not known)"
+    kind = ipaddress.IPv4Address if packet.family == 4 else ipaddress.IPv6Address
+    names = ("sport", "dport", "icmp_type", "icmp_code", "icmp_id", "fragment")
+    more = " ".join(f"{name}={value}" for name in names if (value := getattr(packet, name)) not in {None, False})
+    about = "" if packet.about is None else f" about ({_shown(packet.about)})"
+    return f"{packet.proto} {kind(packet.src)} > {kind(packet.dst)} {more}{about}"
+
+
+def _plain(text: str | None) -> str:
+    return " ".join(_COUNTER.sub("counter", text or "").split())
