@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from conntracker.model import DecodeError
@@ -28,7 +28,8 @@ _PROTOCOLS = {"tcp": 6, "udp": 17, "icmpv6": 58}
 _IDLE = 500_000  # µs without a message after which a packet is taken to have gone
 _QUEUED = 3_000_000  # the same for one that waits for a program (NFQUEUE)
 _SETTLE = 150_000  # µs after its end, for legacy logs still to come
-_NEAR = 64  # messages before a change of rules that may already have been made by the new ones
+# Rules are in force some time before their change is announced (nf_tables_commit): so many µs, and so many messages.
+_NEAR, _MOST_NEAR = 20_000, 1024
 _LOOPBACK = 1  # number of lo in every network namespace
 
 
@@ -96,23 +97,24 @@ class Assembler:
         self._all: list[Passage] = []
         self._by_identity: dict[bytes, list[Passage]] = {}
         self._waiting: list[tuple[int, LegacyStep, Headers]] = []
-        self._recent: deque[tuple[Passage, int]] = deque(maxlen=_NEAR)
+        self._recent: deque[tuple[int, Passage, int]] = deque(maxlen=_MOST_NEAR)  # and when they were read
+        self._drained = self._born = 0
         self.epoch = 0
 
     # --- nf_tables ---------------------------------------------------------------------------------------------
 
     def rules_changed(self) -> None:
         """The rules are others from here on; what came just before may be of them, too."""
-        for passage, index in self._recent:
+        for read, passage, index in self._recent:
             step = passage.nft[index]
-            if isinstance(step, NftStep):
+            if read > self._drained - _NEAR and isinstance(step, NftStep):
                 passage.nft[index] = step._replace(near=True)
         self._recent.clear()
         self.epoch += 1
 
-    def drained(self) -> None:
-        """Nothing more waits: a change announced from now on is later than what has been fed."""
-        self._recent.clear()
+    def drained(self, now: int) -> None:
+        """Nothing more waits: a change announced from now on comes later than this."""
+        self._drained = now
 
     def feed(self, message: TraceMessage, now: int) -> None:
         """One trace message."""
@@ -127,7 +129,7 @@ class Assembler:
             passage = self._begin(message, headers, now)
         passage.touched = now
         self._learn(passage, message)
-        self._recent.append((passage, len(passage.nft)))
+        self._recent.append((now, passage, len(passage.nft)))
         passage.nft.append(NftStep(message, self.epoch))
         if message.verdict == "drop":
             passage.ended = now
@@ -158,9 +160,13 @@ class Assembler:
         self._learn(passage, message)
 
     def _begin(self, message: TraceMessage, headers: Headers, now: int) -> Passage:
-        passage = Passage(now, now, headers, headers.packet)
+        self._open[message.id] = passage = self._new(headers, now)
+        return passage
+
+    def _new(self, headers: Headers, now: int) -> Passage:
+        self._born = max(now, self._born + 1)  # no two at once: their order is that of their beginnings
+        passage = Passage(self._born, now, headers, headers.packet)
         passage.sources.add((headers.packet.src, headers.packet.sport))
-        self._open[message.id] = passage
         self._all.append(passage)
         self._by_identity.setdefault(headers.identity, []).append(passage)
         return passage
@@ -215,6 +221,9 @@ class Assembler:
         passage = next((one for one in found if _follows(one.legacy, step)), found[-1])
         passage.legacy.append(step)
         passage.touched = now
+        if headers.packet.about is not None and passage.headers is not None:  # trace messages are too short for it
+            packet = replace(passage.headers.packet, about=headers.packet.about)
+            passage.headers = passage.headers._replace(packet=packet)
         return True
 
     def _adopt_waiting(self, now: int, final: bool) -> None:
@@ -226,11 +235,9 @@ class Assembler:
             if not final and now - since < _SETTLE:
                 self._waiting.append((since, step, headers))
                 continue
-            passage = Passage(since, since, headers, headers.packet, step.message.iif, step.message.oif)
-            passage.sources.add((headers.packet.src, headers.packet.sport))
+            passage = self._new(headers, since)
+            passage.iif, passage.oif = step.message.iif, step.message.oif
             passage.legacy.append(step)
-            self._all.append(passage)
-            self._by_identity.setdefault(headers.identity, []).append(passage)
 
     # --- giving out --------------------------------------------------------------------------------------------
 

@@ -16,11 +16,11 @@ from conntracker.rules.snapshot import Snapshot, Texts
 from conntracker.sources.rulesets import LegacyWatch, read_texts
 from conntracker.traces import Rulesets
 from conntracker.wire.netlink import attributes
-from conntracker.wire.nftrace import CHANGES, MESSAGE_NEWGEN
+from conntracker.wire.nftrace import CHANGES, FAMILIES, MADE_ANEW, MESSAGE_NEWGEN
 
 _NAME, _GEN_ID = 1, 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are all 1; NFTA_GEN_ID (nf_tables.h)
 _LOOK = 1_000_000  # µs between two looks at legacy rules while none of them is logged
-_PAUSE = 5  # times as long as the last reading took, before the next one: a host that reloads all the time
+_READINGS = 3  # in a row, while legacy rules change under them; between two others we rest as long as one took
 
 
 class RuleWatch:
@@ -40,7 +40,7 @@ class RuleWatch:
         self._last: Texts | None = None
         self._begins: list[tuple[int, int]] = []  # (nft generation, the epoch that began with it)
         self._newest = 0  # generation announced last
-        self._changing = False
+        self._changing: dict[tuple[str, str], bool] = {}  # (family, table): whether it was made anew
         self._stale = True
         self._next = 0.0
         self._looked = 0
@@ -54,17 +54,25 @@ class RuleWatch:
         """A message of nf_tables about its rules; returns whether a new epoch begins. Our own changes are none."""
         try:
             if kind in CHANGES:
-                self._changing = self._changing or not OWN_TABLE.fullmatch(_text(body))
+                self._note(kind, body)
             elif kind == MESSAGE_NEWGEN:
                 self._newest = _number(body)
                 if self._changing:
-                    self._changing, self._stale = False, True
+                    self._stale = True
                     self.epoch += 1
+                    self.known.changed(self.epoch, self._changing)
+                    self._changing = {}
                     self._begins.append((self._newest, self.epoch))
                     return True
         except DecodeError:
             self._stale = True
         return False
+
+    def _note(self, kind: int, body: bytes) -> None:
+        family, table = FAMILIES.get(body[0] if body else 0, ""), _text(body)
+        if not OWN_TABLE.fullmatch(table):
+            anew = kind in MADE_ANEW or self._changing.get((family, table), False)
+            self._changing[family, table] = anew
 
     def look_at_legacy(self, time_now: int, logged: bool) -> None:
         """Looks whether legacy rules changed: when some were logged, and once a second."""
@@ -75,17 +83,29 @@ class RuleWatch:
             self.legacy += 1
             self._stale = True
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the rules were read after the last change that is known of."""
+        return not self._stale
+
     def refresh(self, at_once: bool = False) -> bool:
         """Reads the rules if they changed, unless that was just done. Returns whether they were read."""
         began = time.monotonic()
         if not self._stale or (began < self._next and not at_once):
             return False
         self._stale = False
-        texts = read_texts()
+        self.legacy += self._watch.changed()
+        for _ in range(_READINGS):
+            texts = read_texts()
+            if not self._watch.changed():
+                break
+            self.legacy += 1
+        else:
+            self._stale = True
+        self._next = 2 * time.monotonic() - began
         self.snapshot = Snapshot.parse(texts)
-        self._next = time.monotonic() + _PAUSE * (time.monotonic() - began)
-        epoch = self._epoch_of(texts.generation)
-        self.known.put(self.snapshot, epoch, self.legacy)
+        epoch = self.epoch if texts.nft is None else self._epoch_of(texts.generation)
+        self.known.put(self.snapshot, epoch, None if self._stale else self.legacy)
         if texts != self._last:
             self._last = texts
             self.read.append((now(), texts))
@@ -94,7 +114,8 @@ class RuleWatch:
     def _epoch_of(self, generation: int | None) -> int | None:
         """The epoch of a generation; None if it may be of one not announced yet: then it is read again."""
         if generation is None:
-            return self.epoch
+            self._stale = True
+            return None
         if self._newest and generation > self._newest:
             self._stale = True
             return None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 
 from conntracker.assembly import Assembler, LegacyStep, Passage
@@ -32,6 +32,7 @@ from conntracker.wire import netlink, nflog, nftrace
 
 LOGGERS = ("net/netfilter/nf_log/2", "net/netfilter/nf_log/10")
 _MOST_HEAPS = 16  # of the trace socket's ring, before other things are looked after
+_PATIENCE = 2_000_000  # µs that traces wait for the rules to be read
 _COUNT = 1_000_000  # µs between two looks at what the ceilings refused
 _STARTING_HOOKS = frozenset(("prerouting", "output"))
 _IP = frozenset(("ip", "ip6", "inet"))
@@ -59,6 +60,7 @@ class Tracer:
         self._tables: list[tuple[TraceTable, OwnedTable]] = []
         self._decoder = nftrace.TraceDecoder()
         self._assembler = Assembler()
+        self._over: list[Passage] = []  # and not given out yet
         self._names: dict[int, str | None] = {}
         self._log: LogSocket | None = None
         self._log_failed = False
@@ -202,7 +204,8 @@ class Tracer:
                 self._adapt()
                 self._names.clear()
         self._count(now())
-        return self._traces(self._assembler.take(now()))
+        self._over += self._assembler.take(now())
+        return self._resolve() if self._rules.is_current or self._waited_for_rules() else []
 
     def finish(self) -> list[Trace]:
         """All that is left, after a moment for what is under way."""
@@ -214,9 +217,15 @@ class Tracer:
         with self._namespace:
             self._rules.refresh(at_once=True)
         self._count(now(), at_once=True)
-        return traces + self._traces(self._assembler.take(now(), final=True))
+        self._over += self._assembler.take(now(), final=True)
+        return traces + self._resolve()
 
-    def _traces(self, passages: Iterable[Passage]) -> list[Trace]:
+    def _waited_for_rules(self) -> bool:
+        """Whether rules that change again and again cannot be waited for any longer."""
+        return bool(self._over) and now() - self._over[0].touched > _PATIENCE
+
+    def _resolve(self) -> list[Trace]:
+        passages, self._over = self._over, []
         traces = [trace for passage in passages if (trace := self._resolver.trace(passage)) is not None]
         self.packets += len(traces)
         return traces
@@ -230,7 +239,7 @@ class Tracer:
             for datagram in datagrams:
                 self._feed(datagram, time)
             if not datagrams:
-                self._assembler.drained()
+                self._assembler.drained(time)
                 break
         with self._namespace:
             before = self._rules.legacy

@@ -7,7 +7,8 @@ N one more. What the rule's target did is not said: it is taken from the rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from conntracker.assembly import LegacyStep, NftStep, Passage, legacy_priority
@@ -34,35 +35,69 @@ class Known(NamedTuple):
     weight: int
 
 
+class Candidates(NamedTuple):
+    """Snapshots of which one was in force; `whole` says that there can have been no other."""
+
+    snapshots: tuple[Snapshot, ...]
+    whole: bool
+
+
 class Rulesets:
-    """The snapshots of a run, by epoch: of nf_tables' rules and of the legacy ones, each numbered by its changes."""
+    """The snapshots of a run, by epoch: of nf_tables' rules and of the legacy ones, each numbered by its changes.
+
+    What was read in one epoch counts for others, too, for tables that did not change between. Handles are used again
+    only when a table was made anew: between two snapshots without that, a rule that both of them have was always there.
+    """
+
+    _KEPT = 64  # snapshots; a trace is resolved seconds after its packet passed
 
     def __init__(self) -> None:
         self._nft: dict[int, Snapshot] = {}
         self._legacy: dict[int, Snapshot] = {}
+        self._changed: dict[tuple[str, str], list[int]] = {}  # (family, table): epochs that began with a change of it
+        self._made_anew: dict[tuple[str, str], list[int]] = {}
 
-    def put(self, snapshot: Snapshot, nft_epoch: int | None, legacy_epoch: int) -> None:
-        """Keeps a snapshot as that of both epochs; an nft_epoch of None says that it changed while it was read."""
-        if nft_epoch is not None:
-            self._nft[nft_epoch] = snapshot
-        self._legacy[legacy_epoch] = snapshot
+    def put(self, snapshot: Snapshot, nft_epoch: int | None, legacy_epoch: int | None) -> None:
+        """Keeps a snapshot as that of both epochs; None for one that changed while it was read."""
+        for snapshots, epoch in ((self._nft, nft_epoch), (self._legacy, legacy_epoch)):
+            if epoch is not None:
+                snapshots[epoch] = snapshot
+                if len(snapshots) > self._KEPT:
+                    del snapshots[min(snapshots)]
 
-    def nft(self, epoch: int) -> list[Snapshot]:
-        """The snapshot of an epoch; if it was never read, those before and after it."""
-        return _around(self._nft, epoch)
+    def changed(self, epoch: int, tables: Mapping[tuple[str, str], bool]) -> None:
+        """An epoch began with changes of these tables; the value says whether one was made anew."""
+        for table, made_anew in tables.items():
+            self._changed.setdefault(table, []).append(epoch)
+            if made_anew:
+                self._made_anew.setdefault(table, []).append(epoch)
 
-    def legacy(self, before: int, after: int) -> list[Snapshot]:
-        """The snapshots between two epochs."""
-        found = [one for epoch in range(before, after + 1) for one in _around(self._legacy, epoch)]
-        return list({id(one): one for one in found}.values())
+    def nft(self, family: str, table: str, first: int, last: int) -> Candidates:
+        """What may have been in force for a table from one epoch to another."""
+        found = [self._of_table((family, table), epoch) for epoch in range(first, last + 1)]
+        if not all(one.snapshots for one in found):
+            return Candidates((), False)
+        snapshots = {id(one): one for part in found for one in part.snapshots}
+        return Candidates(tuple(snapshots.values()), all(one.whole for one in found))
 
+    def _of_table(self, table: tuple[str, str], epoch: int) -> Candidates:
+        changes, anew = self._changed.get(table, []), self._made_anew.get(table, [])
+        version = bisect_right(changes, epoch)
+        before = max((one for one in self._nft if one <= epoch), default=None)
+        after = min((one for one in self._nft if one >= epoch), default=None)
+        for near in (before, after):
+            if near is not None and bisect_right(changes, near) == version:
+                return Candidates((self._nft[near],), True)
+        if before is None or after is None or bisect_right(anew, before) != bisect_right(anew, after):
+            return Candidates((), False)
+        return Candidates((self._nft[before], self._nft[after]), False)
 
-def _around(snapshots: dict[int, Snapshot], epoch: int) -> list[Snapshot]:
-    if (exact := snapshots.get(epoch)) is not None:
-        return [exact]
-    before = max((one for one in snapshots if one < epoch), default=None)
-    after = min((one for one in snapshots if one > epoch), default=None)
-    return [snapshots[one] for one in (before, after) if one is not None]
+    def legacy(self, first: int, last: int) -> Candidates:
+        """What may have been in force for legacy tables from one epoch to another; nothing if one was never read."""
+        if not all(epoch in self._legacy for epoch in range(first, last + 1)):
+            return Candidates((), False)
+        found = (self._legacy[epoch] for epoch in range(first, last + 1))
+        return Candidates(tuple({id(one): one for one in found}.values()), True)
 
 
 class Resolver:
@@ -119,10 +154,8 @@ class Resolver:
             if isinstance(item, str):
                 stages.pass_by(item)
                 continue
-            candidates = self._rulesets.nft(item.epoch)
-            if item.near:
-                candidates = [*candidates, *self._rulesets.nft(item.epoch + 1)]
             message = item.message
+            candidates = self._rulesets.nft(message.family, message.table, item.epoch, item.epoch + item.near)
             chain, rule, certain = _find(candidates, message)
             if chain is not None and chain.hook is not None:
                 base = chain
@@ -150,11 +183,12 @@ class Resolver:
             known = self._legacy_step(message, candidates, hook)
             yield (stages.of(hook), legacy_priority(message.table, message.hook)), known
 
-    def _legacy_step(self, message: LogMessage, candidates: list[Snapshot], hook: str | None) -> Known:
-        key = (message._replace(payload=b"", iif=0, oif=0), *map(id, candidates))
+    def _legacy_step(self, message: LogMessage, candidates: Candidates, hook: str | None) -> Known:
+        key = (message._replace(payload=b"", iif=0, oif=0), *map(id, candidates.snapshots), candidates.whole)
         known = self._known.get(key)
         if known is None:
-            found = [_legacy_step(message, one, hook) for one in candidates] or [_legacy_step(message, None, hook)]
+            found = [_legacy_step(message, one, hook) for one in candidates.snapshots]
+            found = found or [_legacy_step(message, None, hook)]
             step = found[0]
             if any(_said(other) != _said(step) for other in found[1:]):
                 step = _uncertain(step)
@@ -183,20 +217,22 @@ class _Stages:
 # --- single steps ------------------------------------------------------------------------------------------------
 
 
-def _find(candidates: list[Snapshot], message: TraceMessage) -> tuple[Chain | None, Rule | None, bool]:
+def _find(candidates: Candidates, message: TraceMessage) -> tuple[Chain | None, Rule | None, bool]:
     """(chain, rule, whether that is certain) of a message: in the first ruleset that fits what the kernel said."""
     place = message.family, message.table, message.chain
     fitting: list[tuple[Chain | None, Rule | None]] = []
-    for snapshot in candidates:
+    for snapshot in candidates.snapshots:
         chain = snapshot.nft_chain(*place)
         rule = None if message.handle is None else snapshot.nft_rule(*place, message.handle)
         if chain is not None and (message.handle is None or (rule is not None and _fits(rule, message))):
             fitting.append((chain, rule))
     if not fitting:
-        chain = next((found for one in candidates if (found := one.nft_chain(*place)) is not None), None)
-        return chain, None, True
-    texts = {None if rule is None else rule.text for _, rule in fitting}
-    return *fitting[0], len(texts) == 1
+        found = (one.nft_chain(*place) for one in candidates.snapshots)
+        return next((chain for chain in found if chain is not None), None), None, True
+    same = len({None if rule is None else rule.text for _, rule in fitting}) == 1
+    if candidates.whole or (same and len(fitting) == len(candidates.snapshots)):
+        return *fitting[0], same
+    return fitting[0][0], None, True  # one that was never read: which rule it had is not known
 
 
 def _fits(rule: Rule, message: TraceMessage) -> bool:
@@ -222,7 +258,9 @@ def _nft_step(message: TraceMessage, base: Chain | None, rule: Rule | None, cert
     if message.handle is not None and rule is None:
         rule = Rule(kind, message.family, message.table, message.chain, None, message.handle, None)
     if message.handle is None and kind_of_step == "rule":
-        kind_of_step, verdict = "return", "return"
+        verdict = "return"
+    if verdict == "return":
+        kind_of_step = "return"
     if rule is not None and verdict == "drop" and rule.text is not None and effect(rule)[0] == "reject":
         verdict = "reject"
     step = Step(

@@ -17,6 +17,7 @@ class Tracing:
 
     wanted      which flows the capture is about; only their packets are kept
     everything  whether packets that never became a flow are shown
+    kept        how many traces were of such flows
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Tracing:
     ) -> None:
         self._tracer, self._keeper, self._wanted = tracer, keeper, wanted
         self._options, self._everything, self._start = options, everything, now()
+        self.kept = 0
         notice(
             f"tracing the first {options.packets} packets of each direction of a flow in {options.window:g}s, by "
             f"{' and '.join(f'the private table {name}' for name in tracer.names)}, gone with this process"
@@ -49,6 +51,7 @@ class Tracing:
     def _keep(self, traces: list[Trace]) -> None:
         if self._wanted:
             traces = [trace for trace in traces if _is_wanted(self._wanted, trace)]
+        self.kept += len(traces)
         losses, self._tracer.losses = self._tracer.losses, []
         self._keeper.take_traces(traces, losses, self._tracer.rulesets)
 

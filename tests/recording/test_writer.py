@@ -104,7 +104,7 @@ def test_odd_path(tmp_path: Path, flows: Make) -> None:
 
 FULL_DISK = """
 import resource, signal, sys
-from tests_columns import many
+from support.columns import many
 from conntracker.recording.writer import RecordingWriter
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -123,9 +123,8 @@ writer.close()
 
 def test_disk_full(tmp_path: Path) -> None:
     """A segment that cannot be written leaves nothing behind, and can be written again when there is room."""
-    (tmp_path / "tests_columns.py").write_text((Path(__file__).parent / "conftest.py").read_text())
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "rec")]
-    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    paths = os.pathsep.join(sys.path)
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=True, timeout=60
     )

@@ -47,20 +47,26 @@ class Chain:
 
 def restore_text(text: str) -> str:
     """What iptables-restore reads."""
-    done = []
-    for table in re.findall(r"\*[^*]+", "\n".join(line.strip() for line in text.splitlines())):
-        name, *lines = [line for line in table.splitlines() if line]
-        chains = {line[1:].partition(" ")[0]: line for line in lines if line.startswith(":")}
-        chains = {chain: f":{chain} ACCEPT" for chain in BUILTIN[name[1:]]} | chains
-        declared = [line if " " in line else f"{line} -" for line in chains.values()]
-        done += [name, *declared, *(line for line in lines if not line.startswith(":")), "COMMIT"]
-    return "\n".join(done) + "\n"
+    tables: dict[str, list[str]] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        if line.startswith("*"):
+            tables[line[1:]] = []
+        else:
+            tables[list(tables)[-1]].append(line)
+    return "".join(line + "\n" for name, lines in tables.items() for line in _whole(name, lines))
+
+
+def _whole(table: str, lines: list[str]) -> list[str]:
+    chains = {line[1:].partition(" ")[0]: line for line in lines if line.startswith(":")}
+    chains = {chain: f":{chain} ACCEPT" for chain in BUILTIN[table]} | chains
+    declared = [line if " " in line else f"{line} -" for line in chains.values()]
+    return [f"*{table}", *declared, *(line for line in lines if not line.startswith(":")), "COMMIT"]
 
 
 def load(space: Namespace, tool: str, text: str) -> None:
-    """Load a ruleset with `tool`: nft, or ip[6]tables-nft or -legacy."""
+    """Load a ruleset with `tool`: nft (which wants `}; }` where `} }` is enough here), or ip[6]tables-nft or -legacy."""
     if tool == "nft":
-        _run(space, ["nft", "-f", "-"], text)
+        _run(space, ["nft", "-f", "-"], re.sub(r"\}(?=[ \t]*\})", "};", text))
     else:
         _run(space, [f"{tool}-restore"], restore_text(text))
 
@@ -76,7 +82,7 @@ def listed(space: Namespace, loaded: Iterable[tuple[str, str]]) -> dict[Place, C
         if twin is None:
             chains["nft", family, table, name] = chain
         else:
-            twin.handles = chain.handles
+            twin.handles, twin.priority = chain.handles, chain.priority
     return chains
 
 

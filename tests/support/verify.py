@@ -50,10 +50,10 @@ def _of_trace(expected: Expected, trace: Trace, outcome: Outcome) -> Iterator[st
     if not path.complete:
         yield "not complete"
     # The other namespaces know better whether it went on, and how it looked then.
-    if path.verdict == "accept" and path.reached == "postrouting":
-        if not _is_among(trace.left, outcome.arrived):
+    if _went(trace):
+        if not _arrivals(trace.left, outcome):
             yield f"{_shown(trace.left)} did not arrive anywhere; these did: {list(map(_shown, outcome.arrived))}"
-    elif _is_among(trace.packet, outcome.arrived):
+    elif _arrivals(trace.packet, outcome) > sum(other.left == trace.packet for other in outcome.traces if _went(other)):
         yield f"it arrived, and is said to have got to {path.reached} only ({path.verdict})"
 
 
@@ -92,9 +92,13 @@ def _of_priorities(trace: Trace, outcome: Outcome) -> Iterator[str]:
             yield f"priority {step.priority}, not {base.priority}: {step}"
 
 
-def _is_among(packet: Packet, arrived: list[Packet]) -> bool:
-    """Whether it arrived; what an error is about may be unknown (see Outcome.all)."""
-    return packet in arrived or (packet.about is None and packet in [replace(one, about=None) for one in arrived])
+def _went(trace: Trace) -> bool:
+    return trace.path.verdict == "accept" and trace.path.reached == "postrouting"
+
+
+def _arrivals(packet: Packet, outcome: Outcome) -> int:
+    """How many such packets arrived; what an error is about may be unknown (see Outcome.all)."""
+    return sum(packet in {one, replace(one, about=None)} for one in outcome.arrived)
 
 
 def _shown(packet: Packet | None) -> str:

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from unittest import mock
 
@@ -166,6 +167,7 @@ def run(case: Case) -> Outcome:
             while not all(map(outcome.of, case.paths)) and time.monotonic() < deadline:
                 outcome.traces.extend(tracer.poll(0.02))
             outcome.traces.extend(tracer.finish())
+        outcome.traces.sort(key=attrgetter("time"))
         outcome.after.update(rulesets.listed(lab.router, case.rules))
         outcome.arrived.extend(packet for sniffer in sniffers for packet in sniffer.received())
     return outcome

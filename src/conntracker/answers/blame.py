@@ -32,6 +32,7 @@ class Way:
     certain         False if they may be another flow's: with the same tuple at the same time, in another zone
     packets         how many were traced
     first, last     when the first and the last of them was seen: microseconds since the epoch, UTC
+    place           tells the order of what was seen at the same time
     packet, left, in_interface, out_interface, path   as in Trace
     """
 
@@ -40,6 +41,7 @@ class Way:
     packets: int
     first: int
     last: int
+    place: int
     packet: Packet
     left: Packet
     in_interface: str | None
@@ -53,19 +55,27 @@ class Blame:
 
     flow        the columns of the recording's view `flows` (times as datetime, UTC), None if conntrack had none
     packet      the packets' headers where there is no flow
-    verdict     that of the newest packets in the original direction, else of the replies; None without a trace of them
-    deciding    the step that decided about those; None if no step did
-    ways        everything that was traced: original direction first, the newest last
-    why_not     why there is no verdict
+    way         that of the newest packets in the original direction, else of the replies; None without a trace of them
+    ways        everything that was traced: original direction first, each in the order in which it began
+    why_not     why there is no way
     """
 
     host: str
     flow: dict[str, Any] | None
     packet: Packet | None
-    verdict: str | None
-    deciding: Step | None
+    way: Way | None
     ways: tuple[Way, ...]
     why_not: str | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """What became of the packets of `way`."""
+        return None if self.way is None else self.way.path.verdict
+
+    @property
+    def deciding(self) -> Step | None:
+        """The step that decided about them; None if no step did."""
+        return None if self.way is None else self.way.path.deciding
 
 
 def blame(
@@ -91,7 +101,7 @@ def blame(
 def _query(wanted: str, ways: str, limit: int | None) -> str:
     """A row for each way, the columns of its flow beside it; a flow without one has one row."""
     flow = ", ".join(f'f."{name}" AS "flow_{name}"' for name in VIEW_NAMES)
-    way = ", ".join(f"w.{name} AS {name}" for name in ("unit", "direction", "certain", "packets", *WAY))
+    way = ", ".join(f"w.{name} AS {name}" for name in ("unit", "direction", "certain", "packets", "place", *WAY))
     times = "epoch_us(w.first_seen) AS first, epoch_us(w.last_seen) AS last"
     of_flows = (
         f"SELECT f.part, coalesce(f.start, f.first_seen) AS begin, {flow}, {way}, {times}"  # noqa: S608
@@ -108,7 +118,7 @@ def _query(wanted: str, ways: str, limit: int | None) -> str:
         f" FROM ({of_flows} UNION ALL BY NAME {of_none})"
     )
     newest = "" if limit is None else f" QUALIFY number > max(number) OVER () - {int(limit)}"
-    return f"SELECT * FROM ({numbered}){newest} ORDER BY number, CASE direction {order} END, last, first, path"  # noqa: S608
+    return f"SELECT * FROM ({numbered}){newest} ORDER BY number, CASE direction {order} END, first, place"  # noqa: S608
 
 
 def _rows(recording: Recording, query: str) -> Iterator[dict[str, Any]]:
@@ -131,9 +141,7 @@ def _blame(recording: Recording, rows: list[dict[str, Any]], paths: dict[tuple[i
         why_not = about + why_untraced(flow or {}, recording.parts[first["part"]].meta)
     host = str(first["flow_host"] if flow else first["host"])
     packet = None if flow else ways[0].packet
-    if way is None:
-        return Blame(host, flow, packet, None, None, ways, why_not)
-    return Blame(host, flow, packet, way.path.verdict, way.path.deciding, ways)
+    return Blame(host, flow, packet, way, ways, why_not)
 
 
 def _newest(ways: Iterable[Way]) -> Way | None:
@@ -141,14 +149,14 @@ def _newest(ways: Iterable[Way]) -> Way | None:
     for direction in DIRECTIONS[:-1]:
         same = [way for way in ways if way.direction == direction]
         if same:
-            return max(same, key=lambda way: (way.last, way.first))
+            return max(same, key=lambda way: (way.last, way.first, way.place))
     return None
 
 
 def _way(row: dict[str, Any], paths: dict[tuple[int, int], Path]) -> Way:
     packet, left = _packets(row)
     return Way(
-        row["direction"], row["certain"], row["packets"], row["first"], row["last"], packet, left,
+        row["direction"], row["certain"], row["packets"], row["first"], row["last"], row["place"], packet, left,
         row["in_interface"], row["out_interface"], paths.get((row["part"], row["path"]), UNKNOWN_PATH),
     )  # fmt: skip
 

@@ -161,7 +161,7 @@ def _capture(args: Namespace, output: Output, notice: Callable[[str], None], rea
     for line in repair():
         notice(line)
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(_Signals())
+        signals = stack.enter_context(Signals())
         flows = stack.enter_context(
             capture(
                 netns=args.netns, filter=filter_of(args), enable=not args.no_enable, accounting=args.accounting,
@@ -244,7 +244,7 @@ def _loop(
             write_log()
 
 
-class _Signals:
+class Signals:
     """SIGINT, SIGTERM and a closed terminal end the capture; SIGUSR1 asks for the log.
 
     In force from before the first change to the host until after everything is put back.
@@ -253,18 +253,18 @@ class _Signals:
     def __init__(self) -> None:
         self.requests: list[int] = []
         self._flows: Capture | None = None
-        self._ending = False
+        self.ending = False
 
     def tell(self, flows: Capture) -> None:
         """The capture to end; at once, if that was asked for already."""
         self._flows = flows
-        if self._ending:
+        if self.ending:
             flows.stop()
 
     def _end(self, number: int, frame: object) -> None:
-        if self._ending:
+        if self.ending:
             os.write(2, b"conntracker: already ending: the log is being written\n")
-        self._ending = True
+        self.ending = True
         if self._flows is not None:
             self._flows.stop()
 
@@ -273,7 +273,7 @@ class _Signals:
         if self._flows is not None:
             self._flows.wake()
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Signals:
         handlers = {signal.SIGINT: self._end, signal.SIGTERM: self._end, signal.SIGHUP: self._end}
         if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup(1)
             del handlers[signal.SIGHUP]
@@ -286,9 +286,7 @@ class _Signals:
             signal.signal(number, handler)
 
 
-def _end(
-    flows: Capture, keeper: Keeper, traced: Tracing | None, output: Output, notice: Callable[[str], None]
-) -> int:
+def _end(flows: Capture, keeper: Keeper, traced: Tracing | None, output: Output, notice: Callable[[str], None]) -> int:
     """The last segment, the log and the summary. What fails is said, and does not keep the rest from being done."""
     code = 0
     try:

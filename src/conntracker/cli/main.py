@@ -15,6 +15,7 @@ from conntracker.cli.common import say
 COMMANDS = {
     "events": ("conntracker.cli.events", "print events as they come"),
     "show": ("conntracker.cli.show", "print, filter and sum up a recording"),
+    "blame": ("conntracker.cli.blame", "say which rule let a flow through, dropped or rejected it"),
     "doctor": ("conntracker.cli.doctor", "say what this host lacks, and what to do"),
     "lab": ("conntracker.cli.lab", "a private router, client and server, with real traffic"),
 }

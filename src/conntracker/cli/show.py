@@ -64,10 +64,7 @@ def run(args: Namespace) -> int:
     with open_recording(args.read) as recording:
         with Output(args.output).open() as out:
             if args.format == "log":
-                from conntracker.formats.log import write_groups
-                from conntracker.recording.query import log_directions
-
-                write_groups(out, log_directions(recording, wanted, since, until))
+                _write_log(out, recording, (wanted, since, until))
             else:
                 _write_rows(out, recording, args, (wanted, since, until))
         _say_losses(recording)
@@ -83,6 +80,18 @@ def _check(args: Namespace) -> None:
         for option, value in (("--sort", args.sort), ("--group-by", args.group_by), ("--limit", args.limit)):
             if value is not None:
                 raise ValueError(f"{option} does not go with --format log, which has an order of its own")
+
+
+def _write_log(out: BinaryIO, recording: Recording, where: tuple[Filter, int | None, int | None]) -> None:
+    """The text log, with the steps of traced packets, and with all of those that a capture with -e traced."""
+    from conntracker.formats.log import write_groups
+    from conntracker.formats.steps import all_step_lines
+    from conntracker.recording.query import direction_steps, log_directions
+
+    traced = [part.meta.trace for part in recording.parts if part.meta is not None and part.meta.trace is not None]
+    groups = log_directions(recording, *where, everything=any(trace.get("everything") for trace in traced))
+    steps = direction_steps(recording) if any(part.traces for part in recording.parts) else {}
+    write_groups(out, groups, all_step_lines(steps))
 
 
 def _write_rows(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["human_bytes", "table_lines"]
+__all__ = ["human_bytes", "printable", "table_lines"]
 
 UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 NULL = "-"
@@ -72,7 +72,7 @@ def _cells(name: str, column: NDArray[Any]) -> list[str]:
         return [NULL if value is None else human_bytes(value) for value in values]
     if column.dtype.kind == "b":
         return [NULL if value is None else "yes" if value else "no" for value in values]
-    return [NULL if value is None else _printable(str(value)) for value in values]
+    return [NULL if value is None else printable(str(value)) for value in values]
 
 
 def _local(time: datetime) -> str:
@@ -80,6 +80,6 @@ def _local(time: datetime) -> str:
     return datetime.fromtimestamp(int(seconds)).isoformat(" ")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Without what a terminal would obey."""
     return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)

@@ -4,8 +4,9 @@ A flow has two tuples, the original O and that of its replies, R. Packets in the
 come, O's source and R's source as their destination between DNAT and SNAT, and R turned round as they leave; replies
 carry R, and the others turned round. So a packet goes with the original direction if its source is O's source or R's
 destination and its destination O's destination or R's source, and with the replies the other way round. An ICMP error
-belongs to the flow of the packet that it is about. A trace has no zone: where several flows are equally near, all of
-them get it, marked as not certain.
+belongs to the flow of the packet that it is about; where that is not known, its conntrack id is that flow's
+(net/netfilter/nf_conntrack_proto_icmp.c). A trace has no zone: where several flows are equally near, all of them get
+it, marked as not certain.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ WAY = tuple(name for name, _, _ in TRACES.columns if name not in ("first_seen", 
 ANSWERS = {8: 0, 13: 14, 15: 16, 17: 18, 128: 129, 139: 140}
 REQUESTS = {answer: request for request, answer in ANSWERS.items()}
 NO_TYPE = 65535
+# RFC 792, RFC 4443
+ERROR = "(proto = 'icmp' AND icmp_type IN (3, 4, 5, 11, 12) OR proto = 'icmpv6' AND icmp_type IN (1, 2, 3, 4))"
 _CASES = " ".join(f"WHEN {a} THEN {b} WHEN {b} THEN {a}" for a, b in ANSWERS.items())
 MACROS = (
     f"CREATE MACRO answer(t) AS ((CASE t >> 8 {_CASES} ELSE t >> 8 END)::USMALLINT << 8 | (t & 255))::USMALLINT",
@@ -89,7 +92,7 @@ def _traces(matches: str, inside: str) -> str:
         f"SELECT *, {_distinct(hashes, 'ct_id')} AS hashes FROM (SELECT * EXCLUDE (segment), row_number() OVER () AS n,"  # noqa: S608
         f" CASE WHEN about_proto IS NULL THEN {_tuple('')} ELSE {_tuple('about_', 'about_')} END AS u,"
         f" CASE WHEN about_proto IS NULL THEN {_tuple('left_')} ELSE u END AS l,"
-        f" {matches} AS matches, {inside} AS inside FROM trace_rows)"
+        f" {ERROR} AS error, {matches} AS matches, {inside} AS inside FROM trace_rows)"
     )
 
 
@@ -97,6 +100,7 @@ def _traces(matches: str, inside: str) -> str:
 # very tuple, not one between two NATs.
 _GAP = "greatest(f.begin - epoch_us(t.last_seen), epoch_us(t.first_seen) - f.finish, 0)"
 _VERY = "(t.u.src = f.o.src AND t.u.dst = f.o.dst OR t.u.src = f.r.src AND t.u.dst = f.r.dst)"
+_SAME_PROTO = "(t.u.proto = f.o.proto OR t.error AND t.about_proto IS NULL)"
 _TIE = (
     "{'id': CASE WHEN t.ct_id = f.id THEN CASE WHEN direction = 'unknown' THEN 1 ELSE 0 END ELSE 2 END,"
     f" 'gap': {_GAP}, 'far': CASE WHEN {_VERY} THEN 0 ELSE 1 END}}"
@@ -105,27 +109,32 @@ _TIE = (
 
 def _goes(u: str) -> str:
     """Whether a tuple is one of the flow's original direction."""
-    return f"t.{u}.t = f.o.t AND t.{u}.src IN (f.o.src, f.r.dst) AND t.{u}.dst IN (f.o.dst, f.r.src)"
+    same = f"t.{u}.proto = f.o.proto AND t.{u}.t = f.o.t"
+    return f"{same} AND t.{u}.src IN (f.o.src, f.r.dst) AND t.{u}.dst IN (f.o.dst, f.r.src)"
 
 
 def _comes(u: str) -> str:
     """Whether a tuple is one of the flow's replies."""
-    return f"t.{u}.t = answer(f.o.t) AND t.{u}.src IN (f.r.src, f.o.dst) AND t.{u}.dst IN (f.r.dst, f.o.src)"
+    same = f"t.{u}.proto = f.o.proto AND t.{u}.t = answer(f.o.t)"
+    return f"{same} AND t.{u}.src IN (f.r.src, f.o.dst) AND t.{u}.dst IN (f.r.dst, f.o.src)"
 
 
 def _pairs(traces: str, flows: str) -> str:
     """Each trace with the flow that is nearest, or the flows that are."""
     direction = (
         f"CASE WHEN {_goes('u')} THEN 'original' WHEN {_comes('u')} THEN 'reply' WHEN {_goes('l')} THEN 'original'"
-        f" WHEN {_comes('l')} THEN 'reply' WHEN t.ct_id = f.id THEN 'unknown' END"
+        f" WHEN {_comes('l')} THEN 'reply' WHEN t.ct_id = f.id AND {_SAME_PROTO} THEN 'unknown' END"
     )
-    return (
-        f"SELECT DISTINCT n, flow, {direction} AS direction"  # noqa: S608
+    found = (
+        f"SELECT t.n, t.error, f.flow, {direction} AS direction, {_TIE} AS tie"  # noqa: S608
         f" FROM (SELECT *, unnest(hashes) AS hash FROM {traces}) t"
         f" JOIN (SELECT *, unnest(hashes) AS hash FROM {flows}) f ON t.hash = f.hash"
-        " WHERE t.part = f.part AND t.family = f.family AND t.u.proto = f.o.proto AND direction IS NOT NULL"
-        f" AND (t.ct_id IS NULL OR f.id IS NULL OR t.ct_id = f.id) AND {_GAP} <= {SLACK}"
-        f" QUALIFY rank() OVER (PARTITION BY n ORDER BY {_TIE}) = 1"
+        f" WHERE t.part = f.part AND t.family = f.family AND {_GAP} <= {SLACK}"
+        " AND (t.ct_id IS NULL OR f.id IS NULL OR t.ct_id = f.id)"
+    )
+    return (
+        f"SELECT DISTINCT n, flow, CASE WHEN error THEN 'error' ELSE direction END AS direction FROM ({found})"  # noqa: S608
+        " WHERE direction IS NOT NULL QUALIFY rank() OVER (PARTITION BY n ORDER BY tie) = 1"
     )
 
 
@@ -135,23 +144,23 @@ def _ways(traces: str, pairs: str, wanted: str, only: str) -> str:
     """
     lone = f"(SELECT t.* FROM {traces} t ANTI JOIN {pairs} p ON t.n = p.n)"  # noqa: S608
     units = (
-        "SELECT part, family, tuple, min(u) AS unit"  # noqa: S608
-        f" FROM (SELECT part, family, u, unnest([u, l]) AS tuple FROM {lone} WHERE about_proto IS NULL) GROUP BY ALL"
+        f"SELECT n, min(x.u) AS unit FROM (SELECT n, part, unnest(hashes) AS hash FROM {lone} WHERE error) t"  # noqa: S608
+        f" JOIN (SELECT part, u, unnest(hashes) AS hash FROM {lone} WHERE NOT error AND matches AND inside) x"
+        " ON t.part = x.part AND t.hash = x.hash GROUP BY n"
     )
     of_flows = (
-        "SELECT t.*, p.flow, NULL AS unit, count(*) OVER (PARTITION BY t.n) = 1 AS certain,"  # noqa: S608
-        " CASE WHEN about_proto IS NULL THEN p.direction ELSE 'error' END AS direction"
+        "SELECT t.*, p.flow, p.direction, NULL AS unit, count(*) OVER (PARTITION BY t.n) = 1 AS certain"  # noqa: S608
         f" FROM {traces} t JOIN {pairs} p ON t.n = p.n JOIN {wanted} w ON t.part = w.part AND p.flow = w.flow"
     )
     of_none = (
-        "SELECT t.*, NULL AS flow, true AS certain,"  # noqa: S608
-        f" CASE WHEN about_proto IS NULL THEN u ELSE coalesce(x.unit, {_tuple('')}) END AS unit,"
-        " CASE WHEN about_proto IS NULL OR x.unit IS NULL THEN 'original' ELSE 'error' END AS direction"
-        f" FROM {lone} t LEFT JOIN ({units}) x ON t.part = x.part AND t.family = x.family AND t.u = x.tuple"
-        " WHERE t.matches AND t.inside"
+        "SELECT t.*, NULL AS flow, CASE WHEN x.unit IS NULL THEN 'original' ELSE 'error' END AS direction,"  # noqa: S608
+        f" coalesce(x.unit, {_tuple('')}) AS unit, true AS certain FROM {lone} t LEFT JOIN ({units}) x ON t.n = x.n"
+        " WHERE t.matches AND t.inside OR x.unit IS NOT NULL"
     )
     key = ", ".join(("part", "flow", "unit", "direction", "certain", *WAY))
-    sums = "min(first_seen) AS first_seen, max(last_seen) AS last_seen, sum(packets)::UBIGINT AS packets"
+    sums = (
+        "min(first_seen) AS first_seen, max(last_seen) AS last_seen, sum(packets)::UBIGINT AS packets, min(n) AS place"
+    )
     return f"SELECT {key}, {sums} FROM ({of_flows} UNION ALL BY NAME {of_none}) WHERE {only} GROUP BY {key}"  # noqa: S608
 
 
@@ -166,7 +175,7 @@ def joined(
     """The names of two tables, there as long as the block lasts.
 
     The first has `part` and `flow` of every flow that is wanted (see Recording.flows). The second has their ways, the
-    columns of WAY with first_seen, last_seen, packets and
+    columns of WAY with first_seen, last_seen, packets, `place` (the smaller, the earlier) and
 
         part, flow    the flow; null for packets without one
         unit          for those, the tuple by which they stand together, a struct as in `_tuple`
@@ -185,7 +194,7 @@ def joined(
         wanted = kept(_flows(condition(filter, since, until)))
         rows = _traces(matching(filter), seen_inside(since, until))
         if narrow:
-            rows += f" WHERE matches AND inside OR {_shares(wanted)}"
+            rows += f" WHERE matches AND inside OR error OR {_shares(wanted)}"
         traces = kept(rows)
         flows = kept(f"SELECT * FROM ({_flows('true')}) WHERE {_shares(traces)}") if narrow else wanted  # noqa: S608
         pairs = kept(_pairs(traces, flows))

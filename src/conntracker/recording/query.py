@@ -140,8 +140,8 @@ def direction_steps(recording: Recording) -> dict[Direction, list[Path]]:
     paths = load_paths(recording)
     names = ("family", "proto", *TUPLE, "icmp_type", "icmp_code", "part", "path")
     query = (
-        f"SELECT {', '.join(names)}, min(first_seen) AS seen FROM trace_rows GROUP BY {', '.join(names)}"  # noqa: S608
-        " ORDER BY seen, part, path"
+        f"SELECT {', '.join(names)}, min(first_seen) AS seen, min(n) AS place"  # noqa: S608
+        f" FROM (SELECT *, row_number() OVER () AS n FROM trace_rows) GROUP BY {', '.join(names)} ORDER BY seen, place"
     )
     found: dict[Direction, dict[int, Path]] = {}
     for chunk in recording.chunks(query):

@@ -19,7 +19,8 @@ __all__ = ["SavedChain", "blanked", "legacy_chains", "plain", "saved_tables"]
 _QUOTED = re.compile(r'(?<=\s)"(?:[^"\\]|\\.)*"', re.DOTALL)
 _OPEN = re.compile(r'\s"')
 _STRING_END = re.compile(r'(?:[^"\\]|\\.)*"')
-_COUNTERS = re.compile(r"\[\d+:\d+\]")
+_COUNTERS = re.compile(r" \[\d+:\d+\]$")
+_COUNTED = re.compile(r"\[\d+:\d+\] -")
 
 # linux/netfilter_ipv4.h (enum nf_ip_hook_priorities); those of IPv6 are the same.
 _PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}
@@ -60,7 +61,7 @@ def plain(text: str) -> str:
     kept = []
     for statement in _statements(text):
         if statement.startswith(":"):
-            kept.append(_COUNTERS.sub("[0:0]", statement))
+            kept.append(_COUNTERS.sub(" [0:0]", statement))
         elif not statement.startswith("#"):
             kept.append(_without_counters(statement))
     return "".join(f"{statement}\n" for statement in kept)
@@ -108,8 +109,8 @@ def _statements(text: str) -> Iterator[str]:
         if statement := " ".join(held):
             yield statement
         held = []
-    if held:
-        yield " ".join(held)
+    if held:  # a string without an end
+        yield " ".join(held).rstrip()
 
 
 def _ends_open(line: str, inside: bool) -> bool:
@@ -123,4 +124,4 @@ def _ends_open(line: str, inside: bool) -> bool:
 
 
 def _without_counters(statement: str) -> str:
-    return statement.partition("] ")[2] if statement.startswith("[") else statement
+    return statement.partition("] ")[2] if _COUNTED.match(statement) else statement

@@ -57,7 +57,8 @@ class _Rules:
 class LegacyWatch:
     """Tells whether any legacy table has changed, in the network namespace of the calling thread at the start.
 
-    Counters alone are no change. `reason` says why it cannot tell, None while it can.
+    Counters alone are no change. A look costs the kernel up to a microsecond a rule. `reason` says why it cannot tell,
+    None while it can.
     """
 
     def __init__(self) -> None:
@@ -116,13 +117,13 @@ class LegacyWatch:
             info = np.zeros(_INFO_SIZE, np.uint8)
             info[: len(name)] = np.frombuffer(name.encode(), np.uint8)
             _getsockopt(fd, level, _GET_INFO, info)
-            (size,) = struct.unpack_from("=I", info, _INFO_SIZE - 4)
+            (size,) = struct.unpack_from("=I", info.data, _INFO_SIZE - 4)
             if self._room.nbytes < _HEADER + size:
                 self._room = np.zeros(_HEADER + size, np.uint8)
             answer = self._room[: _HEADER + size]
             answer.fill(0)  # the kernel leaves out what is behind the end of a name
             answer[:32] = info[:32]
-            struct.pack_into("=I", answer, 32, size)
+            struct.pack_into("=I", answer.data, 32, size)
             try:
                 _getsockopt(fd, level, _GET_ENTRIES, answer)
             except BlockingIOError:  # EAGAIN: the size changed meanwhile

@@ -17,6 +17,7 @@ MESSAGE_TRACE = NFNL_SUBSYS_NFTABLES << 8 | 17  # NFT_MSG_TRACE
 MESSAGE_NEWGEN = NFNL_SUBSYS_NFTABLES << 8 | 15
 # NFT_MSG_NEWTABLE, DELTABLE, NEWCHAIN, DELCHAIN, NEWRULE, DELRULE: what a rule's text or place can change with.
 CHANGES = frozenset(NFNL_SUBSYS_NFTABLES << 8 | number for number in (0, 2, 3, 5, 6, 8))
+MADE_ANEW = frozenset(NFNL_SUBSYS_NFTABLES << 8 | number for number in (0, 2))  # NFT_MSG_NEWTABLE, NFT_MSG_DELTABLE
 
 # enum nft_trace_attributes
 TABLE, CHAIN, RULE_HANDLE, TYPE, VERDICT, ID, NETWORK_HEADER, TRANSPORT_HEADER = 1, 2, 3, 4, 5, 6, 8, 9

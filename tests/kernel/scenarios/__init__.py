@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from kernel.scenarios import verdicts
+from kernel.scenarios import chains, effects, nat, states, verdicts
 
 __all__ = ["SCENARIOS"]
 
-SCENARIOS = (*verdicts.ENDS, *verdicts.WAYS, *verdicts.REJECTS, *verdicts.REJECTS_IPV6)
+SCENARIOS = (
+    *verdicts.ENDS,
+    *verdicts.WAYS,
+    *verdicts.REJECTS,
+    *verdicts.REJECTS_IPV6,
+    *chains.CHAINS,
+    *chains.PLACES,
+    *effects.EFFECTS,
+    *effects.TABLES,
+    *states.STATES,
+    *states.LOST,
+    *nat.NAT,
+    *nat.NAT_IPV6,
+)

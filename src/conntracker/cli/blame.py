@@ -1,0 +1,126 @@
+"""conntracker blame: which rule let a flow through, dropped or rejected it, and the way of its packets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from conntracker.cli.capture import duration
+from conntracker.cli.common import add_filter_arguments, filter_of, say
+from conntracker.cli.times import parse_time
+from conntracker.output import Output
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterator
+
+    from conntracker.recording.reader import Recording
+
+__all__ = ["add_arguments", "run"]
+
+NONE_FOUND = 1
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of `conntracker blame`."""
+    parser.add_argument(
+        "-r", "--read", metavar="DIR", action="append", help="a recording made with -t; more than one are read as one"
+    )
+    parser.add_argument(
+        "--for", dest="duration", metavar="TIME", type=duration, help="without -r: how long to wait for packets (10s)"
+    )
+    parser.add_argument("--netns", metavar="NAME", help="without -r: a network namespace, by name, path or pid")
+    parser.add_argument("--json", action="store_true", help="an object a line")
+    parser.add_argument("--path", action="store_true", help="a diagram of netfilter with the way marked in it")
+    parser.add_argument("--group-by", choices=("rule",), help="each rule with what it decided, most flows first")
+    parser.add_argument("--since", metavar="TIME", help="flows alive at or after TIME: 2026-01-31T09:30, 09:30, 10m")
+    parser.add_argument("--until", metavar="TIME", help="flows alive at or before TIME")
+    parser.add_argument("--limit", metavar="N", type=int, help="at most N flows, the newest; or N rules, the first")
+    add_filter_arguments(parser)
+
+
+def run(args: Namespace) -> int:
+    """Prints the answer; 1 if no flow and no packet is what was asked for, 2 if something was damaged."""
+    _check(args)
+    filter_of(args)
+    with contextlib.ExitStack() as stack:
+        if args.read is None:
+            from conntracker.cli.live import record_for_blame
+
+            args.read = [stack.enter_context(record_for_blame(args))]
+        from conntracker.recording.reader import open_recording
+
+        recording = stack.enter_context(open_recording(args.read))
+        found = False
+        with Output("-").open() as out:
+            for text in _answer(recording, args):
+                found = True
+                out.write(text.encode("utf-8", "replace"))
+        _say_doubts(recording)
+        if not found:
+            say("no flow and no traced packet is what was asked for")
+        return 2 if recording.damaged else 0 if found else NONE_FOUND
+
+
+def _check(args: Namespace) -> None:
+    if args.limit is not None and args.limit < 0:
+        raise ValueError(f"--limit: {args.limit} is less than 0")
+    if args.json and args.path:
+        raise ValueError("--path does not go with --json, which has every step")
+    if args.group_by and args.path:
+        raise ValueError("--path does not go with --group-by: a path is that of a flow")
+    for option, value in (("--for", args.duration), ("--netns", args.netns)):
+        if args.read is not None and value is not None:
+            raise ValueError(f"{option} does not go with -r: nothing is captured")
+    _times(args)
+
+
+def _times(args: Namespace) -> tuple[int | None, int | None]:
+    since, until = (
+        None if text is None else parse_time(option, text)
+        for option, text in (("--since", args.since), ("--until", args.until))
+    )
+    if since is not None and until is not None and since > until:
+        raise ValueError("--since is after --until")
+    return since, until
+
+
+def _answer(recording: Recording, args: Namespace) -> Iterator[str]:
+    where = filter_of(args), *_times(args)
+    # A pipe is read by people too: lines as wide as the narrowest terminal.
+    width = max(40, shutil.get_terminal_size().columns) if os.isatty(1) or "COLUMNS" in os.environ else 80
+    if args.group_by:
+        from conntracker.answers.rules import by_rule
+        from conntracker.formats.blame import rules_lines
+        from conntracker.formats.blame_json import rule_json
+
+        rules = by_rule(recording, *where)[: args.limit]
+        yield from map(rule_json, rules) if args.json else rules_lines(rules, width)
+        return
+    from conntracker.answers.blame import blame
+    from conntracker.formats.blame import blame_lines
+    from conntracker.formats.blame_json import blame_json
+    from conntracker.formats.path import diagram
+
+    for number, one in enumerate(blame(recording, *where, limit=args.limit)):
+        if args.json:
+            yield blame_json(one)
+            continue
+        yield "\n" if number else ""
+        yield from blame_lines(one, width)
+        if args.path and one.way is not None:
+            yield "\n" + diagram(one.way.path)
+
+
+def _say_doubts(recording: Recording) -> None:
+    """What may be missing from the answer."""
+    for part in recording.parts:
+        if part.meta is not None and part.meta.trace is None and not part.traces:
+            say(f"{part.path}: made without -t, so nothing is known of rules")
+    lost = [loss for loss in recording.losses if loss.kind == "traces"]
+    if lost:
+        say(f"steps may be missing: {sum(loss.events or 0 for loss in lost):,} trace messages were lost")
+    for file, why in recording.damaged:
+        say(f"left out {file}: {why}")

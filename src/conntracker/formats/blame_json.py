@@ -1,0 +1,93 @@
+"""Blame as JSON: one object a line, the keys of a flow, a rule and a step as everywhere."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from conntracker.answers.causes import possible_causes
+from conntracker.formats.jsonl import FLOW_KEYS
+from conntracker.model import protocol_name
+from conntracker.recording.meta import time_text
+
+if TYPE_CHECKING:
+    from conntracker.answers.blame import Blame, Way
+    from conntracker.answers.rules import Decided
+    from conntracker.steps import Packet, Path
+
+__all__ = ["blame_json", "rule_json"]
+
+
+def blame_json(blame: Blame) -> str:
+    """One flow, or packets without one, as a line.
+
+    `flow` or `packet`; host, verdict (null if not known); rule, decided (the step that decided) and path (all steps) of
+    its newest packets; ways, all that was traced; why_not.
+    """
+    values: dict[str, Any] = {}
+    if blame.flow is not None:
+        values["flow"] = {name: blame.flow[name] for name in FLOW_KEYS}
+    elif blame.packet is not None:
+        values["packet"] = _packet(blame.packet)
+    values |= {"host": blame.host, **(_outcome(blame.way.path) if blame.way else _NO_OUTCOME)}
+    values |= {"ways": [_way(way) for way in blame.ways], "why_not": blame.why_not}
+    return json.dumps(values, default=_time) + "\n"
+
+
+def rule_json(decided: Decided) -> str:
+    """What one rule or policy decided, as a line: its verdict, rule and step, and how much."""
+    outcome = _outcome(decided.path)
+    del outcome["path"]
+    values = {
+        "host": decided.host, **outcome, "flows": decided.flows, "packets": decided.packets,
+        "first_seen": time_text(decided.first), "last_seen": time_text(decided.last),
+    }  # fmt: skip
+    return json.dumps(values) + "\n"
+
+
+def _outcome(path: Path) -> dict[str, Any]:
+    step = path.deciding
+    return {
+        "verdict": path.verdict,
+        "rule": step.rule.json() if step is not None and step.rule is not None else None,
+        "decided": None if step is None else step.json(),
+        "reached": path.reached,
+        "expected": list(path.expected),
+        "possible_causes": list(possible_causes(path)),
+        "complete": path.complete,
+        "path": [one.json() for one in path.steps],
+    }
+
+
+_NO_OUTCOME = dict.fromkeys(
+    ("verdict", "rule", "decided", "reached", "expected", "possible_causes", "complete", "path")
+)
+
+
+def _way(way: Way) -> dict[str, Any]:
+    return {
+        "direction": way.direction, "certain": way.certain, "packets": way.packets,
+        "first_seen": time_text(way.first), "last_seen": time_text(way.last), "in_interface": way.in_interface,
+        "out_interface": way.out_interface, "packet": _packet(way.packet), "left": _packet(way.left),
+        **_outcome(way.path),
+    }  # fmt: skip
+
+
+def _packet(packet: Packet) -> dict[str, Any]:
+    size = 4 if packet.family == 4 else 16
+    src, dst = (str(ip_address(address.to_bytes(size, "big"))) for address in (packet.src, packet.dst))
+    return {
+        "family": packet.family, "proto": protocol_name(packet.proto), "src": src, "sport": packet.sport, "dst": dst,
+        "dport": packet.dport, "icmp_type": packet.icmp_type, "icmp_code": packet.icmp_code,
+        "icmp_id": packet.icmp_id, "fragment": packet.fragment,
+        "about": None if packet.about is None else _packet(packet.about),
+    }  # fmt: skip
+
+
+def _time(value: object) -> str:
+    """The times of a flow, which are UTC without saying so."""
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="microseconds") + "Z"
+    raise TypeError(f"{type(value).__name__} is not for JSON")
