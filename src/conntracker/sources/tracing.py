@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from conntracker.sources.netlink import (
     NETLINK_ADD_MEMBERSHIP,
+    NETLINK_NETFILTER,
     NETLINK_NO_ENOBUFS,
     SOL_NETLINK,
     Ring,
@@ -117,12 +120,26 @@ def log_group_holder() -> str | None:
 
 
 def _process_of(port: int) -> str:
-    """A netlink socket's port is its process's id, unless that process has several such sockets."""
-    try:
-        name = Path(f"/proc/{port}/comm").read_text().strip()
-    except OSError:
-        return f"a process that cannot be told (netlink port {port})"
-    return f"{name} (process {port})"
+    """The process that has the netlink socket with a port: by its inode, as ports are not process ids."""
+    for pid in _holders(_inode_of(port)):
+        with contextlib.suppress(OSError):
+            return f"{Path(f'/proc/{pid}/comm').read_text().strip()} (process {pid})"
+    return f"a process that cannot be told from here (netlink port {port})"
+
+
+def _inode_of(port: int) -> str:
+    for line in Path("/proc/thread-self/net/netlink").read_text().splitlines()[1:]:
+        fields = line.split()  # sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
+        if int(fields[1]) == NETLINK_NETFILTER and int(fields[2]) == port:
+            return fields[9]
+    return ""
+
+
+def _holders(inode: str) -> Iterator[str]:
+    for descriptors in Path("/proc").glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):  # ended meanwhile, or somebody else's
+            if any(os.readlink(one) == f"socket:[{inode}]" for one in descriptors.iterdir()):
+                yield descriptors.parent.name
 
 
 def interface_name(index: int) -> str | None:
