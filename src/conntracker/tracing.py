@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 
 from conntracker.clock import now
 from conntracker.filters import Filter
@@ -17,6 +18,7 @@ class Tracing:
 
     wanted      which flows the capture is about; only their packets are kept
     everything  whether packets that never became a flow are shown
+    own         ports of our own probes (tracking.Tracking.own), as they are at any time: nobody's traffic
     kept        how many traces were of such flows
     """
 
@@ -28,8 +30,9 @@ class Tracing:
         wanted: Filter,
         everything: bool,
         notice: Callable[[str], None],
+        own: AbstractSet[int] = frozenset(),
     ) -> None:
-        self._tracer, self._keeper, self._wanted = tracer, keeper, wanted
+        self._tracer, self._keeper, self._wanted, self._own = tracer, keeper, wanted, own
         self._options, self._everything, self._start = options, everything, now()
         self.kept = 0
         notice(
@@ -49,11 +52,16 @@ class Tracing:
         self._note()
 
     def _keep(self, traces: list[Trace]) -> None:
+        if self._own:
+            traces = [trace for trace in traces if not self._is_probe(trace.packet)]
         if self._wanted:
             traces = [trace for trace in traces if _is_wanted(self._wanted, trace)]
         self.kept += len(traces)
         losses, self._tracer.losses = self._tracer.losses, []
         self._keeper.take_traces(traces, losses, self._tracer.rulesets)
+
+    def _is_probe(self, packet: Packet) -> bool:
+        return packet.src == packet.dst and (packet.sport or 0) << 16 | (packet.dport or 0) in self._own
 
     def _note(self) -> None:
         options, tracer = self._options, self._tracer

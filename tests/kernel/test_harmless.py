@@ -197,7 +197,7 @@ def test_two_instances(host: Namespace, client: Namespace, tmp_path: Path) -> No
     assert any(f"process {first.process.pid}" in line for line in second.said), second.said
     for name in ("first", "second"):
         log = (tmp_path / name).read_text()
-        assert log.count("verdict: drop, by family: inet, table: mine, chain: input") == 1, log
+        assert log.count("verdict: drop, by family: inet, table: mine, chain: input") == 3, log
 
 
 def test_a_forked_child_holds_nothing(host: Namespace) -> None:

@@ -180,7 +180,7 @@ def test_equal_packets_of_all_intervals_are_one_way(tmp_path: File) -> None:
 
 
 def test_filters(tmp_path: File) -> None:
-    """Of a flow that is wanted all packets are there; packets without a flow are there if they are wanted themselves."""
+    """Of a flow that is wanted all packets are there; those without a flow are there if they are wanted themselves."""
     traces = [
         row(GOING, path=1),
         row(COMING, path=2),
@@ -205,10 +205,9 @@ def test_a_filter_does_not_change_whose_a_packet_is(tmp_path: File) -> None:
 
 
 def test_times(tmp_path: File) -> None:
-    """A flow that lived then has all its packets, or only those of the time; others are there if they were seen then."""
-    traces = [row(packet, path=number, at=NOON + at * MINUTE, until=NOON + (at + 1) * MINUTE) for number, packet, at in (
-        (1, PLAIN, 1), (2, PLAIN, 5), (3, LEFT, 1), (4, LEFT, 5), (5, LEFT, 9),
-    )]  # fmt: skip
+    """A flow that lived then has all its packets, or only those of then; others are there if they were seen then."""
+    seen = enumerate(((PLAIN, 1), (PLAIN, 5), (LEFT, 1), (LEFT, 5), (LEFT, 9)), 1)
+    traces = [row(packet, path=i, at=NOON + at * MINUTE, until=NOON + (at + 1) * MINUTE) for i, (packet, at) in seen]
     path = record(tmp_path / "rec", [{}], traces)
     since, until = NOON + 4 * MINUTE, NOON + 8 * MINUTE
     assert [way[0] for way in ways(path, None, since, until)] == [1, 2, 4]
@@ -232,36 +231,22 @@ KNOWN = st.fixed_dictionaries(
 TCP = st.builds(tcp, HOSTS, PORTS, HOSTS, PORTS)
 TRACED = st.builds(lambda packet, left, at, id: row(packet, left, at=at, ct_id=id or None), TCP, TCP, TIMES, IDS)
 
-End = tuple[int, int | None]
-
 
 def nearness(trace: TraceRow, flow: dict[str, Any]) -> tuple[tuple[int, int, int], str] | None:
     """How near a flow is to a trace, and the direction; None if it is not its flow."""
-    o_src, o_dst, r_src, r_dst = (
-        (int(ip_address(flow[address])), flow[port])
-        for address, port in (
-            ("src", "sport"),
-            ("dst", "dport"),
-            ("reply_src", "reply_sport"),
-            ("reply_dst", "reply_dport"),
-        )
-    )
+    ends = (("src", "sport"), ("dst", "dport"), ("reply_src", "reply_sport"), ("reply_dst", "reply_dport"))
+    o_src, o_dst, r_src, r_dst = ((int(ip_address(flow[address])), flow[port]) for address, port in ends)
     same_id = bool(trace.ct_id) and trace.ct_id == flow["id"]
     if trace.ct_id and flow["id"] and not same_id:
         return None
     gap = max(flow["first_seen"] - trace.last, 0)
+    going = [(o_src, o_dst), (o_src, r_src), (r_dst, r_src)]
+    coming = [(dst, src) for src, dst in going]
     tuples = [((one.src, one.sport), (one.dst, one.dport)) for one in (trace.packet, trace.left)]
-    keys = [frozenset(pair) for pair in ((o_src, o_dst), (o_src, r_src), (r_src, r_dst))]
-    touched = same_id or any(frozenset(pair) in keys for pair in tuples)
     directions = [
-        direction
-        for src, dst in tuples
-        for direction, sources, destinations in (
-            ("original", (o_src, r_dst), (o_dst, r_src)), ("reply", (r_src, o_dst), (r_dst, o_src)),
-        )
-        if src in sources and dst in destinations
+        name for one in tuples for name, known in (("original", going), ("reply", coming)) if one in known
     ]  # fmt: skip
-    if gap > SLACK or not touched or not (directions or same_id):
+    if gap > SLACK or not (directions or same_id):
         return None
     by_id = 2 if not same_id else 0 if directions else 1
     far = tuples[0] not in ((o_src, o_dst), (r_src, r_dst))

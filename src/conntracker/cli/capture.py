@@ -204,7 +204,7 @@ def _tracing(
     except (OSError, ImportError) as error:
         notice(f"no traces: {getattr(error, 'strerror', None) or error}")
         return None
-    return Tracing(tracer, keeper, options, filter_of(args), args.everything, notice)
+    return Tracing(tracer, keeper, options, filter_of(args), args.everything, notice, flows.tracking.own)
 
 
 def _close(recording: RecordingWriter, notice: Callable[[str], None]) -> None:

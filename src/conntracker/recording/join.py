@@ -2,8 +2,7 @@
 
 A flow has two tuples, the original O and that of its replies, R. Packets in the original direction carry O as they
 come, O's source and R's source as their destination between DNAT and SNAT, and R turned round as they leave; replies
-carry R, and the others turned round. So a packet goes with the original direction if its source is O's source or R's
-destination and its destination O's destination or R's source, and with the replies the other way round. An ICMP error
+carry R, and the others turned round. An ICMP error
 belongs to the flow of the packet that it is about; where that is not known, its conntrack id is that flow's
 (net/netfilter/nf_conntrack_proto_icmp.c). A trace has no zone: where several flows are equally near, all of them get
 it, marked as not certain.
@@ -110,13 +109,19 @@ _TIE = (
 def _goes(u: str) -> str:
     """Whether a tuple is one of the flow's original direction."""
     same = f"t.{u}.proto = f.o.proto AND t.{u}.t = f.o.t"
-    return f"{same} AND t.{u}.src IN (f.o.src, f.r.dst) AND t.{u}.dst IN (f.o.dst, f.r.src)"
+    return (
+        f"{same} AND (t.{u}.src = f.o.src AND t.{u}.dst IN (f.o.dst, f.r.src)"
+        f" OR t.{u}.src = f.r.dst AND t.{u}.dst = f.r.src)"
+    )
 
 
 def _comes(u: str) -> str:
     """Whether a tuple is one of the flow's replies."""
     same = f"t.{u}.proto = f.o.proto AND t.{u}.t = answer(f.o.t)"
-    return f"{same} AND t.{u}.src IN (f.r.src, f.o.dst) AND t.{u}.dst IN (f.r.dst, f.o.src)"
+    return (
+        f"{same} AND (t.{u}.src = f.r.src AND t.{u}.dst IN (f.r.dst, f.o.src)"
+        f" OR t.{u}.src = f.o.dst AND t.{u}.dst = f.o.src)"
+    )
 
 
 def _pairs(traces: str, flows: str) -> str:
