@@ -16,7 +16,7 @@ from typing import NamedTuple
 from conntracker.model import DecodeError
 from conntracker.steps import Packet
 from conntracker.wire.nflog import LogMessage
-from conntracker.wire.nftrace import TraceMessage
+from conntracker.wire.nftrace import Place, TraceMessage
 from conntracker.wire.packet import Headers, parse
 
 OWN_TABLE = re.compile(r"conntracker_\d+(_\d+)?")
@@ -38,11 +38,13 @@ class NftStep(NamedTuple):
 
     epoch    number of the ruleset: changes of rules that were announced before
     near     whether a change was announced so soon after that the next ruleset may have been in force
+    first    whether it was the first one of its base chain: those come with headers
     """
 
-    message: TraceMessage
+    place: Place
     epoch: int
     near: bool = False
+    first: bool = False
 
 
 class LegacyStep(NamedTuple):
@@ -118,7 +120,7 @@ class Assembler:
 
     def feed(self, message: TraceMessage, now: int) -> None:
         """One trace message."""
-        if message.table.startswith("conntracker_") and OWN_TABLE.fullmatch(message.table):
+        if message.place.table.startswith("conntracker_") and OWN_TABLE.fullmatch(message.place.table):
             self._feed_own(message, now)
             return
         passage = self._open.get(message.id)
@@ -130,28 +132,28 @@ class Assembler:
         passage.touched = now
         self._learn(passage, message)
         self._recent.append((now, passage, len(passage.nft)))
-        passage.nft.append(NftStep(message, self.epoch))
-        if message.verdict == "drop":
+        passage.nft.append(NftStep(message.place, self.epoch, False, bool(message.network)))
+        if message.place.verdict == "drop":
             passage.ended = now
-        elif message.verdict == "queue":
+        elif message.place.verdict == "queue":
             passage.queued = True
 
     def _feed_own(self, message: TraceMessage, now: int) -> None:
         if not message.network:
             return
         passage = self._open.get(message.id)
-        end = ENDS.get(message.chain)
+        end = ENDS.get(message.place.chain)
         if end is not None:
             if passage is not None:
                 self._reach_end(passage, message, end, now)
             return
         if (headers := _headers(message)) is None:
             return
-        hook = "ingress" if message.family == "netdev" else "output" if not message.iif else "prerouting"
+        hook = "ingress" if message.place.family == "netdev" else "output" if not message.iif else "prerouting"
         if passage is None or not _continues(passage, message, hook):
             passage = (message.iif == _LOOPBACK and self._looped(headers)) or self._begin(message, headers, now)
             self._open[message.id] = passage
-        passage.tables.add((message.family, message.table, hook))
+        passage.tables.add((message.place.family, message.place.table, hook))
         passage.sources.add((headers.packet.src, headers.packet.sport))
         if hook not in passage.seen:
             passage.seen.append(hook)
@@ -183,7 +185,7 @@ class Assembler:
         self._learn(passage, message)
         if (headers := _headers(message)) is not None:
             passage.left = headers.packet
-        if message.family == "bridge" and hook == "input":
+        if message.place.family == "bridge" and hook == "input":
             return  # into the host: its IP hooks come next
         if hook not in passage.seen:
             passage.seen.append(hook)
@@ -283,7 +285,7 @@ class Assembler:
 
 def _continues(passage: Passage, message: TraceMessage, hook: str) -> bool:
     """Whether a beginning is that of a packet that is under way: seen at ingress or by another instance before."""
-    if (message.family, message.table, hook) in passage.tables or passage.ended:
+    if (message.place.family, message.place.table, hook) in passage.tables or passage.ended:
         return False
     if hook == "prerouting":
         return all(seen in ("ingress", "prerouting") for seen in passage.seen)
@@ -292,7 +294,7 @@ def _continues(passage: Passage, message: TraceMessage, hook: str) -> bool:
 
 def _headers(message: TraceMessage) -> Headers | None:
     try:
-        return parse(message.network, message.transport, _PROTOCOLS.get(message.chain.rpartition("_")[2]))
+        return parse(message.network, message.transport, _PROTOCOLS.get(message.place.chain.rpartition("_")[2]))
     except DecodeError:
         return None
 

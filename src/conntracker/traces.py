@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
-from conntracker.assembly import LegacyStep, NftStep, Passage, legacy_priority
+from conntracker.assembly import LegacyStep, Passage, legacy_priority
 from conntracker.rules.snapshot import Chain, Snapshot, effect
 from conntracker.steps import HOOKS, UNDECIDED, Packet, Path, Rule, Step, Trace
 from conntracker.wire.nflog import LogMessage
-from conntracker.wire.nftrace import TraceMessage
+from conntracker.wire.nftrace import Place
 
 _LEGACY = "iptables-legacy"
 _ENDINGS = frozenset(("drop", "reject", "queue", "stolen"))
@@ -26,10 +27,11 @@ _NEXT = {
     "output": ("postrouting",), "postrouting": (), None: (),
 }  # fmt: skip
 _LOOPBACK = 1
+_MOST_PATHS = 100_000  # interned
 
 
 class Known(NamedTuple):
-    """A step, its place among those of its packet, and how fit it is to have decided (see `_weight`)."""
+    """A step, and how fit it is to have decided (see `_weight`)."""
 
     step: Step
     weight: int
@@ -52,6 +54,7 @@ class Rulesets:
     _KEPT = 64  # snapshots; a trace is resolved seconds after its packet passed
 
     def __init__(self) -> None:
+        self.version = 0  # raised by everything that may change an answer
         self._nft: dict[int, Snapshot] = {}
         self._legacy: dict[int, Snapshot] = {}
         self._changed: dict[tuple[str, str], list[int]] = {}  # (family, table): epochs that began with a change of it
@@ -59,6 +62,7 @@ class Rulesets:
 
     def put(self, snapshot: Snapshot, nft_epoch: int | None, legacy_epoch: int | None) -> None:
         """Keeps a snapshot as that of both epochs; None for one that changed while it was read."""
+        self.version += 1
         for snapshots, epoch in ((self._nft, nft_epoch), (self._legacy, legacy_epoch)):
             if epoch is not None:
                 snapshots[epoch] = snapshot
@@ -67,6 +71,7 @@ class Rulesets:
 
     def changed(self, epoch: int, tables: Mapping[tuple[str, str], bool]) -> None:
         """An epoch began with changes of these tables; the value says whether one was made anew."""
+        self.version += 1
         for table, made_anew in tables.items():
             self._changed.setdefault(table, []).append(epoch)
             if made_anew:
@@ -101,10 +106,11 @@ class Rulesets:
 
 
 class Resolver:
-    """Passages to traces. Steps and paths are interned: a path that was seen before is the same object."""
+    """Passages to traces. Paths are interned: one that was seen before under the same rulesets is the same object."""
 
     def __init__(self, rulesets: Rulesets, interface: Callable[[int], str | None]) -> None:
         self._rulesets, self._interface = rulesets, interface
+        self._version = 0
         self._known: dict[tuple[object, ...], Known] = {}
         self._paths: dict[tuple[object, ...], Path] = {}
 
@@ -112,22 +118,21 @@ class Resolver:
         """The trace of a passage; None if nothing said which packet it was."""
         if passage.headers is None:
             return None
-        known = self._merged(passage)
+        if self._version != self._rulesets.version or len(self._paths) > _MOST_PATHS:
+            self._version = self._rulesets.version
+            self._known.clear()
+            self._paths.clear()
         loops = passage.oif == _LOOPBACK
-        key = (*map(id, known), *passage.seen, passage.complete, loops)
+        legacy = [_without_packet(step) for step in passage.legacy]
+        key = (*passage.nft, *legacy, *passage.seen, passage.complete, loops, not passage.iif)
         path = self._paths.get(key)
         if path is None:
-            path = self._paths[key] = conclude(known, passage.seen, loops, passage.complete)
+            path = self._paths[key] = conclude(self._merged(passage), passage.seen, loops, passage.complete)
         packet = passage.headers.packet
         return Trace(
             passage.born, packet, passage.left or packet, self._interface(passage.iif),
             self._interface(passage.oif), passage.ct_id, path,
         )  # fmt: skip
-
-    def forget(self) -> None:
-        """Lets go of everything interned, so that memory stays bounded over many rulesets."""
-        self._known.clear()
-        self._paths.clear()
 
     # --- order -------------------------------------------------------------------------------------------------
 
@@ -154,46 +159,50 @@ class Resolver:
             if isinstance(item, str):
                 stages.pass_by(item)
                 continue
-            message = item.message
-            candidates = self._rulesets.nft(message.family, message.table, item.epoch, item.epoch + item.near)
-            chain, rule, certain = _find(candidates, message)
+            place = item.place
+            candidates = self._rulesets.nft(place.family, place.table, item.epoch, item.epoch + item.near)
+            chain, rule, certain = _find(candidates, place)
             if chain is not None and chain.hook is not None:
                 base = chain
-            elif chain is None and message.network:
+            elif chain is None and item.first:
                 base = None
-            if message.handle is None and message.type != "policy" and _is_base(chain, message):
-                continue  # the end of a base chain: its policy is told apart
-            known = self._nft_step(message, base, rule, certain)
+            ends_base = chain.hook is not None if chain is not None else item.first
+            if place.handle is None and place.type != "policy" and ends_base:
+                continue  # its policy is told apart
+            key = (place, id(base), rule, certain)
+            known = self._known.get(key)
+            if known is None:
+                known = self._known[key] = _nft_step(place, base, rule, certain)
             yield (stages.of(known.step.hook), known.step.priority or 0), known
-
-    def _nft_step(self, message: TraceMessage, base: Chain | None, rule: Rule | None, certain: bool) -> Known:
-        key = (message._replace(id=0, network=b"", transport=b"", iif=0, oif=0, ct_id=None), id(base), rule, certain)
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = _nft_step(message, base, rule, certain)
-        return known
 
     def _legacy_steps(self, passage: Passage) -> Iterator[tuple[tuple[int, int], Known]]:
         stages = _Stages(passage)
         for item in passage.legacy:
             message = item.message
-            candidates = self._rulesets.legacy(item.before, item.after)
             hook = HOOKS[message.hook] if message.hook < 5 else None
             stages.pass_by(hook)
-            known = self._legacy_step(message, candidates, hook)
+            key = _without_packet(item)
+            known = self._known.get(key)
+            if known is None:
+                known = self._known[key] = self._legacy_step(item, hook)
             yield (stages.of(hook), legacy_priority(message.table, message.hook)), known
 
-    def _legacy_step(self, message: LogMessage, candidates: Candidates, hook: str | None) -> Known:
-        key = (message._replace(payload=b"", iif=0, oif=0), *map(id, candidates.snapshots), candidates.whole)
-        known = self._known.get(key)
-        if known is None:
-            found = [_legacy_step(message, one, hook) for one in candidates.snapshots]
-            found = found or [_legacy_step(message, None, hook)]
-            step = found[0]
-            if any(_said(other) != _said(step) for other in found[1:]):
-                step = _uncertain(step)
-            known = self._known[key] = Known(step, _weight(step, message.table == "nat"))
-        return known
+    def _legacy_step(self, item: LegacyStep, hook: str | None) -> Known:
+        candidates = self._rulesets.legacy(item.before, item.after).snapshots
+        found = [_legacy_step(item.message, one, hook) for one in candidates] or [
+            _legacy_step(item.message, None, hook)
+        ]
+        same = all(_said(other) == _said(found[0]) for other in found[1:])
+        step = found[0] if same else replace(found[0], certain=False)
+        return Known(step, _weight(step, item.message.table == "nat"))
+
+
+def _without_packet(step: LegacyStep) -> tuple[object, ...]:
+    message = step.message
+    return (
+        message.hook, message.family, message.table, message.chain, message.type, message.number, step.before,
+        step.after,
+    )  # fmt: skip
 
 
 class _Stages:
@@ -217,17 +226,17 @@ class _Stages:
 # --- single steps ------------------------------------------------------------------------------------------------
 
 
-def _find(candidates: Candidates, message: TraceMessage) -> tuple[Chain | None, Rule | None, bool]:
+def _find(candidates: Candidates, place: Place) -> tuple[Chain | None, Rule | None, bool]:
     """(chain, rule, whether that is certain) of a message: in the first ruleset that fits what the kernel said."""
-    place = message.family, message.table, message.chain
+    where = place.family, place.table, place.chain
     fitting: list[tuple[Chain | None, Rule | None]] = []
     for snapshot in candidates.snapshots:
-        chain = snapshot.nft_chain(*place)
-        rule = None if message.handle is None else snapshot.nft_rule(*place, message.handle)
-        if chain is not None and (message.handle is None or (rule is not None and _fits(rule, message))):
+        chain = snapshot.nft_chain(*where)
+        rule = None if place.handle is None else snapshot.nft_rule(*where, place.handle)
+        if chain is not None and (place.handle is None or (rule is not None and _fits(rule, place))):
             fitting.append((chain, rule))
     if not fitting:
-        found = (one.nft_chain(*place) for one in candidates.snapshots)
+        found = (one.nft_chain(*where) for one in candidates.snapshots)
         return next((chain for chain in found if chain is not None), None), None, True
     same = len({None if rule is None else rule.text for _, rule in fitting}) == 1
     if candidates.whole or (same and len(fitting) == len(candidates.snapshots)):
@@ -235,38 +244,34 @@ def _find(candidates: Candidates, message: TraceMessage) -> tuple[Chain | None, 
     return fitting[0][0], None, True  # one that was never read: which rule it had is not known
 
 
-def _fits(rule: Rule, message: TraceMessage) -> bool:
+_TOLD = frozenset(("jump", "goto", "accept", "drop", "return"))  # verdicts that a rule's text tells for sure
+
+
+def _fits(rule: Rule, place: Place) -> bool:
     """Whether a rule can have had the verdict that the kernel told."""
     verdict, target = effect(rule)
     if verdict == "reject":
         verdict = "drop"
-    if message.verdict in ("jump", "goto", "accept", "drop", "return") and verdict in (
-        "jump", "goto", "accept", "drop", "return",
-    ):  # fmt: skip
-        return verdict == message.verdict and target in (None, message.target)
-    return True
+    if place.verdict not in _TOLD or verdict not in _TOLD:
+        return True
+    return verdict == place.verdict and target in (None, place.target)
 
 
-def _is_base(chain: Chain | None, message: TraceMessage) -> bool:
-    return chain.hook is not None if chain is not None else bool(message.network)
-
-
-def _nft_step(message: TraceMessage, base: Chain | None, rule: Rule | None, certain: bool) -> Known:
+def _nft_step(place: Place, base: Chain | None, rule: Rule | None, certain: bool) -> Known:
     kind = rule.kind if rule is not None else base.kind if base is not None else "nft"
     hook, priority = (None, None) if base is None else (base.hook, base.priority)
-    verdict, kind_of_step = message.verdict, message.type
-    if message.handle is not None and rule is None:
-        rule = Rule(kind, message.family, message.table, message.chain, None, message.handle, None)
-    if message.handle is None and kind_of_step == "rule":
+    verdict, kind_of_step = place.verdict, place.type
+    if place.handle is not None and rule is None:
+        rule = Rule(kind, place.family, place.table, place.chain, None, place.handle, None)
+    if place.handle is None and kind_of_step == "rule":
         verdict = "return"
     if verdict == "return":
         kind_of_step = "return"
     if rule is not None and verdict == "drop" and rule.text is not None and effect(rule)[0] == "reject":
         verdict = "reject"
     step = Step(
-        hook, priority, kind, message.family, message.table, message.chain, kind_of_step, rule, verdict,
-        message.target, certain,
-    )  # fmt: skip
+        hook, priority, kind, place.family, place.table, place.chain, kind_of_step, rule, verdict, place.target, certain
+    )
     return Known(step, _weight(step, base is not None and base.type == "nat"))
 
 
@@ -290,13 +295,6 @@ def _legacy_step(message: LogMessage, snapshot: Snapshot | None, hook: str | Non
 
 def _said(step: Step) -> tuple[object, ...]:
     return step.type, step.verdict, None if step.rule is None else step.rule.text
-
-
-def _uncertain(step: Step) -> Step:
-    return Step(
-        step.hook, step.priority, step.kind, step.family, step.table, step.chain, step.type, step.rule, step.verdict,
-        step.target, certain=False,
-    )  # fmt: skip
 
 
 def _weight(step: Step, is_nat: bool) -> int:
@@ -343,11 +341,4 @@ def _furthest(hooks: list[str], loops: bool) -> str | None:
     return max(hooks, key=lambda hook: way.index(hook) if hook in way else -1, default=None)
 
 
-def log_tuple(packet: Packet) -> tuple[int, int]:
-    """What stands for the ports in the text log: ports, or type and code of ICMP; 0 where there are none."""
-    if packet.icmp_type is not None:
-        return packet.icmp_type, packet.icmp_code or 0
-    return packet.sport or 0, packet.dport or 0
-
-
-__all__ = ["Known", "LegacyStep", "NftStep", "Resolver", "Rulesets", "conclude", "log_tuple"]
+__all__ = ["Known", "Resolver", "Rulesets", "conclude"]

@@ -33,13 +33,14 @@ FIRST, LAST = -(2**31), 2**31 - 2  # priorities; at 2**31 - 1 connection trackin
 HIGHEST_START = -310  # before raw at -300, after fragments are put together at -400 (linux/netfilter_ipv4.h)
 MOST_ELEMENTS = 1_000_000
 
-PORTS = ("tcp", "udp", "udplite", "sctp", "dccp")
+WITH_PORTS = {4: "ip protocol { tcp, udp, udplite, sctp, dccp }", 6: "meta l4proto { tcp, udp, udplite, sctp, dccp }"}
 # Types of ICMP messages that ask or answer with an identifier, by which connection tracking tells them apart too, and
 # of those that are about another packet (linux/icmp.h, linux/icmpv6.h).
 ICMP = {4: "icmp", 6: "icmpv6"}
 QUERIES = {4: "0, 8, 13, 14, 15, 16, 17, 18", 6: "128, 129"}
 ERRORS = {4: "3, 4, 5, 11, 12", 6: "1, 2, 3, 4"}
 ETHERTYPE = {4: "ip", 6: "ip6"}
+MARK = "meta nftrace set 1 accept"
 LATER_FRAGMENT = {4: "ip frag-off & 0x1fff != 0", 6: "frag frag-off != 0"}
 
 
@@ -78,7 +79,7 @@ class _Kind:
     ceiling: str
 
 
-# The first four bytes are the ports of every protocol of PORTS, in one load; an ICMP query has its type and identifier.
+# The first four bytes are the ports of every protocol of WITH_PORTS, in one load; an ICMP query has its type and identifier.
 _KINDS = (
     _Kind("flow4", 4, "ip saddr . ip daddr . ip protocol . @th,0,32", ""),
     _Kind("flow6", 6, "ip6 saddr . ip6 daddr . meta l4proto . @th,0,32", ""),
@@ -161,21 +162,12 @@ def _sets(options: TraceOptions) -> list[str]:
 
 def _chains(packets: int) -> list[str]:
     """The chains for packets of flows that are not done."""
-    made = [_chain("errors", _refuse("_errors"), "meta nftrace set 1 accept")]
-    for kind in _KINDS:
-        made += _chains_of_kind(kind, packets)
-    for version in (4, 6):
-        chains = {**dict.fromkeys(PORTS, f"flow{version}"), ICMP[version]: f"icmp{version}"}
-        chosen = ", ".join(f"{protocol} : goto {chain}" for protocol, chain in chains.items())
-        made.append(_chain(f"protocol{version}", f"meta l4proto vmap {{ {chosen} }}", f"goto other{version}"))
-        made.append(
-            _chain(
-                f"icmp{version}",
-                f"@th,0,8 {{ {QUERIES[version]} }} goto echo{version}",
-                f"@th,0,8 {{ {ERRORS[version]} }} goto errors",
-                f"goto other{version}",
-            )
-        )
+    made = [line for kind in _KINDS for line in _chains_of_kind(kind, packets)]
+    for version, errors in ERRORS.items():
+        kinds = [f"@th,0,8 {{ {QUERIES[version]} }} goto echo{version}", f"@th,0,8 {{ {errors} }} goto errors{version}"]
+        made.append(_chain(f"icmp{version}", *kinds, f"goto other{version}"))
+        made.append(_chain(f"errors{version}", _refuse("_errors"), MARK))
+        made.append(_chain(f"rest{version}", f"meta l4proto {ICMP[version]} goto icmp{version}", f"goto other{version}"))
     return made
 
 
@@ -186,14 +178,14 @@ def _chains_of_kind(kind: _Kind, packets: int) -> list[str]:
         f"new_{name}",
         _refuse(kind.ceiling),
         # A week: not even the longest window gives a packet back.
-        f"add @seen_{name} {{ {key} limit rate 1/week burst {packets} packets }} meta nftrace set 1 accept",
+        f"add @seen_{name} {{ {key} limit rate 1/week burst {packets} packets }} {MARK}",
         f'counter name "refused{kind.ceiling}" accept',  # the set is full
     )
     old = _chain(
         name,
         *([] if looked_up else [f"{key} @done_{name} accept"]),
         f"{key} != @seen_{name} goto new_{name}",
-        f"{key} @seen_{name} meta nftrace set 1 accept",
+        f"{key} @seen_{name} {MARK}",
         f"add @done_{name} {{ {key} }} accept",
         *([f"{LATER_FRAGMENT[kind.version]} goto other{kind.version}"] if looked_up else []),
         "accept",
@@ -216,7 +208,8 @@ def _start(name: str, hook: str, priority: int = FIRST) -> str:
         *(f"{kind.key} @done_{kind.name} accept" for kind in _KINDS if kind.name.startswith("flow")),
         # What comes in through the loopback device (always number 1) was looked at when it went out.
         *([] if name == "out" else ["iif 1 accept"]),
-        *(f"meta protocol {ETHERTYPE[version]} goto protocol{version}" for version in (4, 6)),
+        *(f"meta protocol {ETHERTYPE[version]} {WITH_PORTS[version]} goto flow{version}" for version in (4, 6)),
+        *(f"meta protocol {ETHERTYPE[version]} goto rest{version}" for version in (4, 6)),
         "accept",
     )
 

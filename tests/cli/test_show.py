@@ -21,6 +21,7 @@ from conntracker.cli.times import parse_time
 from conntracker.model import IPS_SEEN_REPLY, UNKNOWN, Loss
 from conntracker.recording.schema import RAW_COLUMNS
 from conntracker.recording.writer import RecordingWriter
+from support.traces import record, row, tcp
 
 NOON = 1_767_268_800 * 10**6
 
@@ -116,6 +117,25 @@ def test_log(recording: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None
         " UDPv4 [           1] src = 10.0.0.9 (port=5000) to dst = 10.0.0.2 (port=53) (-)",
         "ICMPv4 [           0] src = 10.0.0.9 to dst = 8.8.4.4 (type=8 | code=0)",
     ]
+
+
+def test_log_with_steps(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """The log of a recording with traces has the steps under each direction; with -e also what never was a flow."""
+    packet, dropped = tcp("10.0.0.1", 40000, "10.0.0.2", 80), tcp("10.0.0.9", 1, "10.0.0.2", 443)
+    known = {"status": 0}
+    for name, everything in (("all", True), ("known", False)):
+        path = record(
+            tmp_path / name, [known], [row(packet), row(dropped, path=2)], trace={"everything": everything}
+        )  # fmt: skip
+        assert run("-r", path, "--format", "log") == 0
+        lines = capfdbinary.readouterr().out.decode().splitlines()
+        assert lines[:2] == [
+            " TCPv4 [           0] src = 10.0.0.1 (port=40000) to dst = 10.0.0.2 (port=80) (-)",
+            "\t\t\t\ttable: filter, chain: FORWARD, type: policy",
+        ]
+        assert (len(lines) > 2) == everything
+    assert run("-r", tmp_path / "all", "--format", "log") == 0
+    assert " TCPv4 [           1] src = 10.0.0.9 (port=1)" in capfdbinary.readouterr().out.decode()
 
 
 def test_groups(recording: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -260,7 +260,7 @@ def test_the_join_is_what_it_says(
 ) -> None:
     """Each trace goes to the nearest flows by id, then time, then tuple, as a plain loop finds them."""
     numbered = [trace._replace(path=number) for number, trace in enumerate(traces)]
-    expected = set()
+    expected: set[tuple[int, int | None, str, bool]] = set()
     for trace in numbered:
         near = {number: found for number, flow in enumerate(known) if (found := nearness(trace, flow))}
         best = min((tie for tie, _ in near.values()), default=None)

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 
 from conntracker.lab.topology import CLIENT, MAC, ROUTER, ROUTER_OUTSIDE, SERVER, Lab
 from conntracker.sources.netns import Namespace
@@ -72,7 +73,7 @@ class Send:
     answer: bool = False
     user: int = 0
     start: str | None = None
-    data: bytes = b""
+    data: tuple[bytes, ...] = ()
 
     @property
     def destination(self) -> str:
@@ -94,9 +95,9 @@ udp = partial(Send, "udp")
 ping = partial(Send, "ping")
 
 
-def frame(data: bytes, name: str = "", source: str = "client", count: int = 1) -> Send:
-    """An IP packet as it stands, sent past the source's own stack."""
-    return Send("frame", source=source, family=data[0] >> 4, name=name, data=data, count=count)
+def frame(*data: bytes, name: str = "", source: str = "client", count: int = 1) -> Send:
+    """An IP packet as it stands, or all fragments of one, sent past the source's own stack."""
+    return Send("frame", source=source, family=data[0][0] >> 4, name=name, data=data, count=count)
 
 
 class Sender:
@@ -165,10 +166,10 @@ class Sender:
         with raw:
             with self._lab.spaces[send.source]:
                 raw.bind(("eth0", 0))
-            for _ in range(send.count):
-                raw.send(header + send.data)
-        packet = frames.packet_of(send.data)
-        assert packet is not None
+            for data in send.data * send.count:
+                raw.send(header + data)
+        packets = [packet for packet in map(frames.packet_of, send.data) if packet is not None]
+        packet = min(packets, key=attrgetter("fragment"))  # that of the first fragment, in whichever order they come
         self.sent[send.called("request")] = packet
         self.counts[send.called("request")] = send.count
         self.sent[send.called("reply")] = _turned(packet)

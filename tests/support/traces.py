@@ -91,10 +91,11 @@ def record(
     traces: Sequence[TraceRow] = (),
     paths: Mapping[int, Path] = PATHS,
     trace: dict[str, int | float | str | bool | None] | None = TRACE,
+    host: str = "gate",
     **meta: Any,
 ) -> File:
     """A recording of flows, given as in support.columns.flows, and of traces; it ends after an hour."""
-    with RecordingWriter(path, host="gate", start=NOON) as writer:
+    with RecordingWriter(path, host=host, start=NOON) as writer:
         writer.update_meta(trace=trace, **meta)
         if known:
             writer.append(flows(*known))

@@ -181,7 +181,7 @@ def _is_about(packet: Packet, request: Packet) -> bool:
     if packet.about is not None:
         about = packet.about
         return (about.proto, about.sport, about.icmp_id) == (request.proto, request.sport, request.icmp_id)
-    return packet.icmp_type in frames.ERRORS.get(packet.proto, ()) and packet.dst == request.src
+    return packet.icmp_type in frames.ERRORS.get(packet.proto, ()) and packet.family == request.family
 
 
 def _prepare(lab: Lab, scenario: Scenario) -> None:

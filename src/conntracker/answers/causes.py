@@ -60,4 +60,4 @@ def last_seen(path: Path) -> str:
     where = f"last seen at {path.reached}" if path.reached else "seen at no hook"
     if not path.expected:
         return f"{where}, not at its end" if path.reached else where
-    return f"{where}; {' or '.join(path.expected)} should have come next, and was not seen"
+    return f"{where}; next should have been {' or '.join(path.expected)}"

@@ -2,10 +2,9 @@
 
 A flow has two tuples, the original O and that of its replies, R. Packets in the original direction carry O as they
 come, O's source and R's source as their destination between DNAT and SNAT, and R turned round as they leave; replies
-carry R, and the others turned round. An ICMP error
-belongs to the flow of the packet that it is about; where that is not known, its conntrack id is that flow's
-(net/netfilter/nf_conntrack_proto_icmp.c). A trace has no zone: where several flows are equally near, all of them get
-it, marked as not certain.
+carry R, and the others turned round. An ICMP error belongs to the flow of the packet that it is about; where that is
+not known, its conntrack id is that flow's (net/netfilter/nf_conntrack_proto_icmp.c). A trace has no zone: where several
+flows are equally near, all of them get it, marked as not certain.
 """
 
 from __future__ import annotations

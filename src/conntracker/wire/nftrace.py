@@ -10,7 +10,7 @@ import struct
 from typing import NamedTuple
 
 from conntracker.model import DecodeError
-from conntracker.wire.netlink import BODY, attributes
+from conntracker.wire.netlink import attributes
 
 NFNL_SUBSYS_NFTABLES = 10
 MESSAGE_TRACE = NFNL_SUBSYS_NFTABLES << 8 | 17  # NFT_MSG_TRACE
@@ -33,22 +33,17 @@ VERDICTS = {
 FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}  # NFPROTO_*
 
 
-class TraceMessage(NamedTuple):
-    """One message.
+class Place(NamedTuple):
+    """Where in the rules a message was sent, and what happened there.
 
-    id        the kernel's number of the packet, used again soon
     family    of the table, as nft names it
     pf        the protocol family of the packet's hook: 2 IPv4, 10 IPv6, 7 bridge, 5 netdev
     type      a value of TYPES
     handle    of the rule; None for a policy and at the end of a chain
     verdict   a value of VERDICTS; of a policy, accept or drop
     target    the chain of a jump or goto
-    network, transport   the first bytes of the headers (at most 40 and 20), empty if they were not sent
-    iif, oif  interface numbers, 0 if not sent
-    ct_id     CTA_ID of the flow, None if not sent
     """
 
-    id: int
     family: str
     pf: int
     table: str
@@ -57,6 +52,20 @@ class TraceMessage(NamedTuple):
     handle: int | None
     verdict: str | None
     target: str | None
+
+
+class TraceMessage(NamedTuple):
+    """One message.
+
+    id        the kernel's number of the packet, used again soon
+    place     see Place
+    network, transport   the first bytes of the headers (at most 40 and 20), empty if they were not sent
+    iif, oif  interface numbers, 0 if not sent
+    ct_id     CTA_ID of the flow, None if not sent
+    """
+
+    id: int
+    place: Place
     network: bytes = b""
     transport: bytes = b""
     iif: int = 0
@@ -64,100 +73,134 @@ class TraceMessage(NamedTuple):
     ct_id: int | None = None
 
 
+_attribute = struct.Struct("=HH").unpack_from
 _u32 = struct.Struct("!I").unpack_from
 _i32 = struct.Struct("!i").unpack_from
-_u64 = struct.Struct("!Q").unpack_from
+
+# What a message says of the packet, behind what it says of the place (nf_tables_trace.c).
+_OF_PACKET = frozenset((7, NETWORK_HEADER, TRANSPORT_HEADER, IIF, 11, OIF, 13, 14, CT_ID, 19, 20, 21))
+_SIZES = {RULE_HANDLE: 8, TYPE: 4, ID: 4, IIF: 4, OIF: 4, NFPROTO: 4, POLICY: 4, CT_ID: 4}
 
 
-def decode(body: bytes, kind: int = MESSAGE_TRACE) -> TraceMessage:
+def decode(body: bytes) -> TraceMessage:
     """The trace message of a netlink message's payload (nfgenmsg and attributes).
 
     Numbers are big-endian. Raises DecodeError for anything that is no whole trace message; unknown attributes are
     skipped.
     """
-    if kind != MESSAGE_TRACE or len(body) < BODY - 16:
-        raise DecodeError("no nf_tables trace message", 0)
-    found: dict[int, tuple[int, int]] = {}
-    for attribute, start, length in attributes(body, 4, len(body)):
-        found[attribute] = start, length
-    numbers = {name: _number(body, found, name) for name in (ID, TYPE, NFPROTO, IIF, OIF, POLICY, CT_ID)}
-    trace_type, number = TYPES.get(numbers[TYPE] or 0), numbers[ID]
-    family = FAMILIES.get(body[0])
-    table, chain = _text(body, found.get(TABLE)), _text(body, found.get(CHAIN))
-    if trace_type is None or family is None or number is None or table is None or chain is None:
-        raise DecodeError("trace message without its place", 0)
-    verdict, target = _verdict(body, found.get(VERDICT))
-    if trace_type == "policy":
-        policy = numbers[POLICY]
-        verdict = verdict if policy is None else VERDICTS.get(policy)
-    handle = found.get(RULE_HANDLE)
-    if handle is not None and handle[1] != 8:
-        raise DecodeError("handle of a wrong size", handle[0])
+    found = {kind: body[start : start + length] for kind, start, length in attributes(body, 4, len(body))}
+    for kind, size in _SIZES.items():
+        if kind in found and len(found[kind]) != size:
+            raise DecodeError(f"attribute {kind} of {len(found[kind])} bytes", 0)
+    if ID not in found:
+        raise DecodeError("trace message without a packet", 0)
+    ct_id = found.get(CT_ID)
     return TraceMessage(
-        number, family, numbers[NFPROTO] or 0, table, chain, trace_type,
-        None if handle is None else _u64(body, handle[0])[0], verdict, target,
-        _bytes(body, found.get(NETWORK_HEADER)), _bytes(body, found.get(TRANSPORT_HEADER)),
-        numbers[IIF] or 0, numbers[OIF] or 0, numbers[CT_ID],
+        _number(found[ID]), _place(body, found), found.get(NETWORK_HEADER, b""), found.get(TRANSPORT_HEADER, b""),
+        _number(found.get(IIF, b"")), _number(found.get(OIF, b"")), None if ct_id is None else _number(ct_id),
+    )  # fmt: skip
+
+
+def _place(body: bytes, found: dict[int, bytes]) -> Place:
+    trace_type, family = TYPES.get(_number(found.get(TYPE, b""))), FAMILIES.get(body[0])
+    if trace_type is None or family is None or TABLE not in found or CHAIN not in found:
+        raise DecodeError("trace message without its place", 0)
+    verdict, target = _verdict(found.get(VERDICT, b""))
+    if trace_type == "policy" and POLICY in found:
+        verdict = VERDICTS.get(_number(found[POLICY]))
+    handle = _number(found[RULE_HANDLE]) if RULE_HANDLE in found else None
+    return Place(
+        family, _number(found.get(NFPROTO, b"")), _text(found[TABLE]), _text(found[CHAIN]), trace_type, handle, verdict,
+        target,
     )  # fmt: skip
 
 
 class TraceDecoder:
-    """`decode` for many: messages without headers differ in nothing but the packet's id, and are decoded once."""
+    """`decode` for many: packets are many and places are few. Equal places are the same object."""
 
-    _KEPT = 1 << 16  # distinct messages; rulesets have fewer rules that packets meet
+    _KEPT = 1 << 16
 
     def __init__(self) -> None:
-        self._known: dict[bytes, TraceMessage] = {}
+        self._known: dict[bytes, Place] = {}
 
     def decode(self, body: bytes) -> TraceMessage:
         """As the function `decode`."""
-        # nf_tables_trace.c puts the id third: nfgenmsg 4, NFPROTO 8, TYPE 8, header of ID 4, ID 4.
+        # The id stands third: nfgenmsg 4, NFPROTO 8, TYPE 8, header of ID 4, ID 4.
         if body[20:24] != _ID_HEADER:
             return decode(body)
-        key = body[:20] + body[28:]
-        if (known := self._known.get(key)) is not None:
-            return known._replace(id=_u32(body, 24)[0])
-        message = decode(body)
-        if not message.network:
-            if len(self._known) >= self._KEPT:
-                self._known.clear()
-            self._known[key] = message
-        return message
+        end, at = len(body), 28
+        while at + 4 <= end:
+            length, kind = _attribute(body, at)
+            if kind in _OF_PACKET or length < 4:
+                break
+            at += (length + 3) & ~3
+        key = body[:20] + body[28:at]
+        place = self._known.get(key)
+        if place is None:
+            place = self._learn(key, body)
+        packet = _u32(body, 24)[0]
+        return TraceMessage(packet, place) if at >= end else _of_packet(packet, place, body, at, end)
+
+    def _learn(self, key: bytes, body: bytes) -> Place:
+        place = decode(body).place
+        if len(self._known) >= self._KEPT:
+            self._known.clear()
+        # By its own bytes alone: what else this message has may be of another place.
+        if decode(key[:20] + _ID_HEADER + bytes(4) + key[20:]).place == place:
+            self._known[key] = place
+        return place
 
 
 _ID_HEADER = struct.pack("=HH", 8, ID)
 
 
-def _number(body: bytes, found: dict[int, tuple[int, int]], name: int) -> int | None:
-    place = found.get(name)
-    if place is None:
-        return None
-    if place[1] != 4:
-        raise DecodeError("number of a wrong size", place[0])
-    number: int = _u32(body, place[0])[0]
-    return number
+def _of_packet(packet: int, place: Place, body: bytes, at: int, end: int) -> TraceMessage:
+    """The rest of a message, from its first attribute on that is about the packet."""
+    network = transport = b""
+    iif = oif = 0
+    ct_id: int | None = None
+    while at + 4 <= end:
+        length, kind = _attribute(body, at)
+        if length < 4 or at + length > end:
+            return decode(body)
+        if kind == NETWORK_HEADER:
+            network = body[at + 4 : at + length]
+        elif kind == TRANSPORT_HEADER:
+            transport = body[at + 4 : at + length]
+        elif kind in (IIF, OIF, CT_ID):
+            if length != 8:
+                return decode(body)
+            number: int = _u32(body, at + 4)[0]
+            if kind == IIF:
+                iif = number
+            elif kind == OIF:
+                oif = number
+            else:
+                ct_id = number
+        elif kind not in _OF_PACKET:
+            return decode(body)  # in an order that no kernel uses
+        at += (length + 3) & ~3
+    return TraceMessage(packet, place, network, transport, iif, oif, ct_id)
 
 
-def _bytes(body: bytes, place: tuple[int, int] | None) -> bytes:
-    return b"" if place is None else body[place[0] : place[0] + place[1]]
+def _number(value: bytes) -> int:
+    return int.from_bytes(value, "big")
 
 
-def _text(body: bytes, place: tuple[int, int] | None) -> str | None:
-    return None if place is None else _bytes(body, place).rstrip(b"\0").decode("utf-8", "surrogateescape")
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode("utf-8", "surrogateescape")
 
 
-def _verdict(body: bytes, place: tuple[int, int] | None) -> tuple[str | None, str | None]:
+def _verdict(nested: bytes) -> tuple[str | None, str | None]:
     """(verdict, target) of a nested NFTA_TRACE_VERDICT. A queue's number and a drop's errno are in the upper half."""
-    if place is None:
-        return None, None
     verdict = target = None
-    for kind, start, length in attributes(body, place[0], place[0] + place[1]):
+    for kind, start, length in attributes(nested, 0, len(nested)):
         if kind == _VERDICT_CODE:
             if length != 4:
                 raise DecodeError("verdict of a wrong size", start)
-            code: int = _i32(body, start)[0]
+            code: int = _i32(nested, start)[0]
             named = VERDICTS.get(code)
             verdict = named if named is not None else VERDICTS.get(code & 0xFF)
         elif kind == _VERDICT_CHAIN:
-            target = _text(body, (start, length))
+            target = _text(nested[start : start + length])
     return verdict, target

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernel.scenarios import chains, effects, nat, states, verdicts
+from kernel.scenarios import chains, effects, handovers, mixed, nat, native, shapes, states, verdicts
 
 __all__ = ["SCENARIOS"]
 
@@ -19,4 +19,13 @@ SCENARIOS = (
     *states.LOST,
     *nat.NAT,
     *nat.NAT_IPV6,
+    *shapes.FRAGMENTS,
+    *shapes.EXTENSIONS,
+    *shapes.PROTOCOLS,
+    *native.SETS,
+    *native.HOOKS,
+    *handovers.HANDOVERS,
+    *handovers.MANY,
+    *mixed.MIXED,
+    *mixed.BRIDGES,
 )
