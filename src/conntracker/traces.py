@@ -189,9 +189,7 @@ class Resolver:
 
     def _legacy_step(self, item: LegacyStep, hook: str | None) -> Known:
         candidates = self._rulesets.legacy(item.before, item.after).snapshots
-        found = [_legacy_step(item.message, one, hook) for one in candidates] or [
-            _legacy_step(item.message, None, hook)
-        ]
+        found = [_legacy_step(item.message, one, hook) for one in candidates or (None,)]
         same = all(_said(other) == _said(found[0]) for other in found[1:])
         step = found[0] if same else replace(found[0], certain=False)
         return Known(step, _weight(step, item.message.table == "nat"))

@@ -167,7 +167,9 @@ def _chains(packets: int) -> list[str]:
         kinds = [f"@th,0,8 {{ {QUERIES[version]} }} goto echo{version}", f"@th,0,8 {{ {errors} }} goto errors{version}"]
         made.append(_chain(f"icmp{version}", *kinds, f"goto other{version}"))
         made.append(_chain(f"errors{version}", _refuse("_errors"), MARK))
-        made.append(_chain(f"rest{version}", f"meta l4proto {ICMP[version]} goto icmp{version}", f"goto other{version}"))
+        made.append(
+            _chain(f"rest{version}", f"meta l4proto {ICMP[version]} goto icmp{version}", f"goto other{version}")
+        )
     return made
 
 

@@ -112,11 +112,8 @@ def test_the_order_is_that_of_time(tmp_path: File) -> None:
     path = record(tmp_path / "rec", known, traces)
 
     def ports(limit: int | None = None) -> list[int | None]:
-        return [
-            one.flow["sport"] if one.flow else one.packet.sport
-            for one in answers(path, limit=limit)
-            if one.flow or one.packet
-        ]  # fmt: skip
+        found = answers(path, limit=limit)
+        return [one.flow["sport"] if one.flow else one.ways[0].packet.sport for one in found]
 
     assert ports() == [1, 2, 3, 4]
     assert ports(2) == [3, 4]

@@ -123,7 +123,7 @@ class Sender:
             client.connect_ex((send.destination, send.port))
             request = self._note_request(send, TCP, client)
             reply = _turned(request)
-            if self._passes(send):
+            if self._passes(send, "request", "reply"):
                 select.select([], [client], [], WAIT)  # a refusal counts as well
                 if server is not None:
                     with server.accept()[0] as accepted:
@@ -138,7 +138,7 @@ class Sender:
             for number in range(1, send.count + 1):
                 with contextlib.suppress(ConnectionRefusedError, PermissionError):  # the answer; OUTPUT said no
                     client.send(b"datagram")
-                if server is not None and self._passes(send, number):
+                if server is not None and self._passes(send, "request", f"request {number}"):
                     _, sender = server.recvfrom(64)
                     if send.answer:
                         server.connect(sender)
@@ -174,10 +174,9 @@ class Sender:
         self.counts[send.called("request")] = send.count
         self.sent[send.called("reply")] = _turned(packet)
 
-    def _passes(self, send: Send, number: int = 1) -> bool:
-        """Whether the request is expected to arrive, and an answer to come back."""
-        names = map(send.called, ("request", f"request {number}", "reply"))
-        return all(self._verdicts.get(name, "accept") == "accept" for name in names)
+    def _passes(self, send: Send, *which: str) -> bool:
+        """Whether these packets are expected to arrive."""
+        return all(self._verdicts.get(send.called(one), "accept") == "accept" for one in which)
 
     def _note_request(self, send: Send, proto: int, client: socket.socket) -> Packet:
         src, sport = client.getsockname()[:2]

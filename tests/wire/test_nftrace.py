@@ -71,6 +71,9 @@ def test_what_is_no_message(body: bytes) -> None:
         decode(body)
 
 
+BODIES = [*(body for body, _ in CASES), message(more=HEADERS), message(more=HEADERS + attribute(99, b"new"))]
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes(body: bytes) -> None:
     """Any bytes give a message or DecodeError."""
@@ -81,9 +84,7 @@ def test_any_bytes(body: bytes) -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(
-                [*(body for body, _ in CASES), message(more=HEADERS), message(more=HEADERS + attribute(99, b"new"))]
-            ),
+            st.sampled_from(BODIES),
             st.integers(0, 2**32 - 1),
         ),
         max_size=30,

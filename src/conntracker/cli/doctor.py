@@ -167,6 +167,30 @@ def _with_privilege() -> Iterator[Finding]:
     text = f"connection table: {reading.count} of {reading.maximum} entries"
     yield Finding("ok", text) if reading.share < 0.8 else Finding("note", text, "raise net.netfilter.nf_conntrack_max")
     yield table
+    yield from _tracing(can)
+
+
+def _tracing(can: bool) -> Iterator[Finding]:
+    """What -t and blame need besides: rulesets that can be read, and the log group of legacy traces."""
+    from conntracker.sources.rulesets import read_texts
+    from conntracker.sources.tracing import TraceSocket, log_group_holder
+
+    try:
+        TraceSocket(1 << 16).close()
+    except OSError as error:
+        yield Finding("note", f"no trace messages of nf_tables: {error.strerror or error}", "-t shows no rules")
+        return
+    if not can:
+        yield Finding("note", "rules cannot be traced", "-t and blame need a private table")
+        return
+    texts = read_texts()
+    kinds = [f"{kind} ({family})" for kind, family in texts.saves]
+    yield Finding("ok", f"rules can be traced: {', '.join(['nft', *kinds])}")
+    for line in texts.missing:
+        yield Finding("note", line, "steps are shown without their rules' text")
+    holder = log_group_holder()
+    if holder is not None:
+        yield Finding("note", f"NFLOG group 0 is read by {holder}", "no traces of iptables-legacy rules meanwhile")
 
 
 def _owned_table() -> Finding:
