@@ -15,8 +15,8 @@ from conntracker.clock import now
 from conntracker.rules.snapshot import Snapshot
 from conntracker.sources.netns import Namespace
 from conntracker.sources.rulesets import read_texts
-from conntracker.traces import Resolver, Rulesets
 from conntracker.tracekeeper import TraceKeeper
+from conntracker.traces import Resolver, Rulesets
 from conntracker.wire.netlink import attribute, nested
 from conntracker.wire.nftrace import TraceDecoder
 
@@ -29,8 +29,8 @@ def ruleset(rules: int) -> str:
         f"        ip saddr 10.{i >> 8 & 255}.{i & 255}.0/24 tcp dport {i % 60000 + 1} counter accept"
         for i in range(rules)
     )
-    text = "\n".join(lines)
-    return f"table ip bench {{\n    chain input {{\n        type filter hook input priority 0; policy drop;\n{text}\n    }}\n}}\n"
+    head = "table ip bench {\n    chain input {\n        type filter hook input priority 0; policy drop;\n"
+    return head + "\n".join(lines) + "\n    }\n}\n"
 
 
 def number(kind: int, value: int) -> bytes:
@@ -50,7 +50,7 @@ def packet_of(i: int) -> list[bytes]:
     header = struct.pack("!BBHHHBBHII", 0x45, 0, 40, i & 0xFFFF, 0, 64, 6, 0, 0x0A000000 | i, 0x0A000001)
     transport = struct.pack("!HHIIBBHHH", 1024 + i % 60000, 443, i, 0, 0x50, 2, 100, 0, 0)
     headers = number(10, 2) + attribute(8, header) + attribute(9, transport)
-    rule = random.randrange(10_000)
+    rule = random.randrange(10_000)  # noqa: S311
     number_ = i & 0xFFFFFFFF
     return [
         message(number_, b"conntracker_1", b"pre", 1, 1, headers),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from conntracker.assembly import LegacyStep, Passage, legacy_priority
 from conntracker.rules.snapshot import Chain, Snapshot, effect
-from conntracker.steps import HOOKS, UNDECIDED, Packet, Path, Rule, Step, Trace
+from conntracker.steps import HOOKS, UNDECIDED, Path, Rule, Step, Trace
 from conntracker.wire.nflog import LogMessage
 from conntracker.wire.nftrace import Place
 
