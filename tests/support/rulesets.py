@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from conntracker.sources.netns import Namespace
 
-__all__ = ["Chain", "Place", "listed", "load", "restore_text"]
+__all__ = ["Chain", "Place", "Refused", "listed", "load", "restore_text"]
 
 BUILTIN = {
     "raw": ("PREROUTING", "OUTPUT"),
@@ -33,6 +33,10 @@ _NFT_CHAIN = re.compile(r"\tchain (\S+) \{")
 _NFT_BASE = re.compile(r"type \S+ hook (\S+) .*?priority (-?\d+);")
 _NFT_RULE = re.compile(r"(.*\S) # handle (\d+)", re.DOTALL)
 _COUNTED = re.compile(r"\[(\d+):\d+\] (-A (\S+).*)")
+
+
+class Refused(Exception):
+    """What a tool or the kernel says of a ruleset."""
 
 
 @dataclass(slots=True)
@@ -132,5 +136,6 @@ def _nft(text: str) -> dict[Place, Chain]:
 def _run(space: Namespace, command: list[str], text: str = "") -> str:
     with space:
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=30)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}\n{text}"
+    if done.returncode != 0:
+        raise Refused(f"{' '.join(command)}: {done.stderr}\n{text}")
     return done.stdout

@@ -45,6 +45,7 @@ class Scenario:
     system      sysctl names and values, set in the router before
     commands    run in the router before
     bridged     whether the router is a bridge, and client and server are in one network
+    optional    whether the kernel may lack what the rules need
     """
 
     name: str
@@ -59,6 +60,7 @@ class Scenario:
     system: Mapping[str, object] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
     bridged: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)

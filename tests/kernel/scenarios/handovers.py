@@ -17,6 +17,7 @@ HANDOVERS = (
         iptables="*filter\n-A FORWARD -p udp -j NFQUEUE --queue-num 5",
         nft="table inet fw { chain forward { type filter hook forward priority 0; udp dport 53 queue num 5; } }",
         nft_path="*forward inet fw forward rule 1 queue",
+        optional=True,
     ),
     Scenario(
         "unconditional-queue",
@@ -28,6 +29,7 @@ HANDOVERS = (
             chain input { type filter hook input priority 0; jump q; }
         }""",
         nft_path="input inet fw input rule 1 jump q; *input inet fw q rule 1 queue",
+        optional=True,
     ),
     Scenario(
         "queue-that-is-bypassed",
@@ -40,6 +42,7 @@ HANDOVERS = (
             chain later { type filter hook forward priority 10; accept; }
         }""",
         nft_path="forward inet fw forward rule 1 queue; *forward inet fw later rule 1 accept",
+        optional=True,
     ),
     Scenario(
         "synproxy",
@@ -60,6 +63,7 @@ HANDOVERS = (
         nft_path="""prerouting ip fw raw rule 1 continue
             prerouting ip fw raw policy accept
            *forward ip fw forward rule 1 stolen""",
+        optional=True,
     ),
     Scenario(
         "tproxy-without-a-proxy",
@@ -72,6 +76,7 @@ HANDOVERS = (
             udp dport 53 drop
         } }""",
         nft_path="*prerouting ip fw prerouting rule 2 drop",
+        optional=True,
     ),
 )
 

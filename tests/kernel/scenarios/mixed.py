@@ -246,13 +246,15 @@ MIXED = (
         "all-three-kinds",
         udp(53, answer=True),
         {
-            "request": """nft: forward inet fw early policy accept
+            "request": """iptables-nft: prerouting ip mangle PREROUTING policy accept
+                nft: forward inet fw early policy accept
                 iptables-nft: forward ip mangle FORWARD rule 1 continue
                 iptables-nft: forward ip mangle FORWARD policy accept
                 iptables-legacy: forward ip filter FORWARD policy accept
                *nft: forward inet fw late policy accept
                 iptables-nft: postrouting ip mangle POSTROUTING policy accept""",
-            "reply": """nft: forward inet fw early policy accept
+            "reply": """iptables-nft: prerouting ip mangle PREROUTING policy accept
+                nft: forward inet fw early policy accept
                 iptables-nft: forward ip mangle FORWARD rule 1 continue
                 iptables-nft: forward ip mangle FORWARD policy accept
                 iptables-legacy: forward ip filter FORWARD policy accept
@@ -260,7 +262,7 @@ MIXED = (
         },
         mixed=(
             ("iptables-legacy", "*filter"),
-            ("iptables-nft", "*mangle\n:PREROUTING ACCEPT\n-A FORWARD -j MARK --set-mark 1"),
+            ("iptables-nft", "*mangle\n-A FORWARD -j MARK --set-mark 1"),
             (
                 "nft",
                 """table inet fw {
