@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -65,6 +65,7 @@ class Passage:
     sources         (address, port) that it came with: at its beginning, and again after loopback
     nft             NftStep, and the hooks of our own table's messages as text, in their order
     seen            hooks at whose end it was seen, and 'prerouting', 'output' or 'ingress' where it began
+    into_host       whether a bridge handed it to the host, whose IP hooks come next, under another number
     ended           when it was known to have gone: left, arrived, or dropped by nf_tables; 0 before that
     """
 
@@ -82,6 +83,7 @@ class Passage:
     tables: set[tuple[str, str, str]] = field(default_factory=set)
     ended: int = 0
     queued: bool = False
+    into_host: bool = False
     complete: bool = True
 
 
@@ -89,15 +91,18 @@ class Assembler:
     """Takes messages in their order, gives passages when they are over.
 
     legacy      whether legacy logs are to be waited for
+    verdict     what a logged rule did with its packet, as far as that is known
     headless    messages whose packet could not be told
     """
 
     def __init__(self) -> None:
         self.legacy = False
+        self.verdict: Callable[[LogMessage], str | None] = lambda message: None
         self.headless = 0
         self._open: dict[int, Passage] = {}  # by the kernel's number
         self._all: list[Passage] = []
         self._by_identity: dict[bytes, list[Passage]] = {}
+        self._logged: dict[bytes, Passage] = {}  # by identity: what the last log was about
         self._waiting: list[tuple[int, LegacyStep, Headers]] = []
         self._recent: deque[tuple[int, Passage, int]] = deque(maxlen=_MOST_NEAR)  # and when they were read
         self._drained = self._born = 0
@@ -151,7 +156,7 @@ class Assembler:
             return
         hook = "ingress" if message.place.family == "netdev" else "output" if not message.iif else "prerouting"
         if passage is None or not _continues(passage, message, hook):
-            passage = (message.iif == _LOOPBACK and self._looped(headers)) or self._begin(message, headers, now)
+            passage = self._handed_over(message, headers) or self._begin(message, headers, now)
             self._open[message.id] = passage
         passage.tables.add((message.place.family, message.place.table, hook))
         passage.sources.add((headers.packet.src, headers.packet.sport))
@@ -173,20 +178,26 @@ class Assembler:
         self._by_identity.setdefault(headers.identity, []).append(passage)
         return passage
 
-    def _looped(self, headers: Headers) -> Passage | None:
-        """The passage that went out through loopback and now comes in."""
+    def _handed_over(self, message: TraceMessage, headers: Headers) -> Passage | None:
+        """The passage that went out through loopback, or from a bridge into the host, and now comes in."""
         for passage in self._by_identity.get(headers.identity, ()):
-            if passage.oif == _LOOPBACK and passage.seen[-1:] in (["postrouting"], ["output"]):
+            if passage.into_host and message.place.family != "bridge":
+                passage.into_host = False
+                return passage
+            looped = message.iif == _LOOPBACK == passage.oif
+            if looped and passage.seen[-1:] in (["postrouting"], ["output"]):
                 return passage
         return None
 
     def _reach_end(self, passage: Passage, message: TraceMessage, hook: str, now: int) -> None:
         passage.touched = now
         self._learn(passage, message)
-        if (headers := _headers(message)) is not None:
+        proto = None if passage.headers is None else passage.headers.packet.proto
+        if (headers := _headers(message, proto)) is not None:
             passage.left = headers.packet
         if message.place.family == "bridge" and hook == "input":
-            return  # into the host: its IP hooks come next
+            passage.into_host = True
+            return
         if hook not in passage.seen:
             passage.seen.append(hook)
         if hook == "input" or (hook == "postrouting" and message.oif != _LOOPBACK):
@@ -219,14 +230,35 @@ class Assembler:
         found = [one for one in self._by_identity.get(headers.identity, ()) if source in one.sources]
         if not found:
             return False
-        # Several packets may look alike (UDPv6 of equal length): the first one that has not come so far yet.
-        passage = next((one for one in found if _follows(one.legacy, step)), found[-1])
+        # Several packets may look alike (UDPv6 of equal length). The kernel logs one after the other: so this is the one
+        # that the last log was about, until that cannot be, and then the next one.
+        current = self._logged.get(headers.identity)
+        order = [current] if current is not None and any(one is current for one in found) else []
+        passage = next((one for one in order + found if self._follows(one, step)), found[-1])
+        self._logged[headers.identity] = passage
         passage.legacy.append(step)
         passage.touched = now
         if headers.packet.about is not None and passage.headers is not None:  # trace messages are too short for it
             packet = replace(passage.headers.packet, about=headers.packet.about)
             passage.headers = passage.headers._replace(packet=packet)
         return True
+
+    def _follows(self, passage: Passage, step: LegacyStep) -> bool:
+        """Whether a step can be the next one of a packet: not after its end, and numbers grow in a hook's own chain."""
+        if not passage.legacy:
+            return True
+        last, chain = passage.legacy[-1], step.message.chain
+        verdict = self.verdict(last.message)
+        before, place = _place(last, passage), _place(step, passage)
+        if before != place or verdict in _ENDINGS:
+            return before < place and verdict not in _ENDINGS
+        if verdict == "accept":
+            return False
+        if chain != HOOK_CHAINS[step.message.hook]:
+            return True
+        same = (one.message for one in reversed(passage.legacy) if _place(one, passage) == place)
+        number = next((one.number for one in same if one.chain == chain), 0)
+        return number < step.message.number
 
     def _adopt_waiting(self, now: int, final: bool) -> None:
         """Logs whose packet's beginning was never told (somebody else's TRACE rules): packets of their own."""
@@ -275,6 +307,7 @@ class Assembler:
             same[:] = [other for other in same if other is not passage]
             if not same:
                 del self._by_identity[passage.headers.identity]
+                self._logged.pop(passage.headers.identity, None)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -292,16 +325,18 @@ def _continues(passage: Passage, message: TraceMessage, hook: str) -> bool:
     return hook == "output" and passage.seen == ["output"]
 
 
-def _headers(message: TraceMessage) -> Headers | None:
+def _headers(message: TraceMessage, proto: int | None = None) -> Headers | None:
+    proto = proto or _PROTOCOLS.get(message.place.chain.rpartition("_")[2])
     try:
-        return parse(message.network, message.transport, _PROTOCOLS.get(message.place.chain.rpartition("_")[2]))
+        return parse(message.network, message.transport, proto)
     except DecodeError:
         return None
 
 
 # How far a packet is, by hook number of linux/netfilter.h: prerouting, input, forward, output, postrouting.
 _STAGES = {3: 0, 4: 1, 0: 2, 1: 3, 2: 3}
-_FORWARDED_POSTROUTING = 4
+_POSTROUTING, _FORWARDED_POSTROUTING = 4, 4
+_ENDINGS = frozenset(("drop", "reject", "stolen", "queue"))
 HOOK_CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")  # by hook number, the same in every table
 _PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}
 
@@ -313,22 +348,9 @@ def legacy_priority(table: str, hook: int) -> int:
     return _PRIORITIES.get(table, 0)
 
 
-def _follows(steps: list[LegacyStep], step: LegacyStep) -> bool:
-    """Whether a step can be the next one of a packet with these: numbers grow within a hook's own chain."""
-    if not steps or _place(steps[-1]) < _place(step):
-        return True
-    if _place(steps[-1]) > _place(step):
-        return False
-    chain = step.message.chain
-    if chain != HOOK_CHAINS[step.message.hook]:
-        return True
-    last = [one.message.number for one in steps if one.message.chain == chain and _place(one) == _place(step)]
-    return not last or last[-1] < step.message.number
-
-
-def _place(step: LegacyStep) -> tuple[int, int]:
+def _place(step: LegacyStep, passage: Passage) -> tuple[int, int]:
     message = step.message
     stage = _STAGES.get(message.hook, 0)
-    if message.hook == 4 and message.iif:
+    if message.hook == _POSTROUTING and (message.iif or "prerouting" in passage.seen[:1]):
         stage = _FORWARDED_POSTROUTING
     return stage, legacy_priority(message.table, message.hook)

@@ -12,10 +12,11 @@ import time
 from conntracker.assembly import OWN_TABLE
 from conntracker.clock import now
 from conntracker.model import DecodeError
-from conntracker.rules.snapshot import Snapshot, Texts
+from conntracker.rules.snapshot import Snapshot, Texts, effect
 from conntracker.sources.rulesets import LegacyWatch, read_texts
 from conntracker.traces import Rulesets
 from conntracker.wire.netlink import attributes
+from conntracker.wire.nflog import LogMessage
 from conntracker.wire.nftrace import CHANGES, FAMILIES, MADE_ANEW, MESSAGE_NEWGEN
 
 _NAME, _GEN_ID = 1, 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are all 1; NFTA_GEN_ID (nf_tables.h)
@@ -110,6 +111,17 @@ class RuleWatch:
             self._last = texts
             self.read.append((now(), texts))
         return True
+
+    def verdict(self, message: LogMessage) -> str | None:
+        """What the present ruleset says that a logged legacy rule or policy did."""
+        chain = None
+        if self.snapshot is not None:
+            chain = self.snapshot.legacy_chain(message.family, message.table, message.chain)
+        if chain is None:
+            return None
+        if message.number > len(chain.rules):
+            return chain.policy if message.type == "policy" else "return"
+        return effect(chain.rules[message.number - 1])[0]
 
     def _epoch_of(self, generation: int | None) -> int | None:
         """The epoch of a generation; None if it may be of one not announced yet: then it is read again."""

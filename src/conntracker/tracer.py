@@ -173,7 +173,7 @@ class Tracer:
             self._log = LogSocket()
             self._stack.callback(self._log.close)
             self._set_loggers()
-            self._assembler.legacy = True
+            self._assembler.legacy, self._assembler.verdict = True, self._rules.verdict
         except OSError as error:
             self._log_failed = True
             self._notice(f"no traces of iptables-legacy rules: {error.strerror or error}")

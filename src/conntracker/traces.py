@@ -10,6 +10,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from conntracker.assembly import LegacyStep, Passage, legacy_priority
@@ -143,13 +145,13 @@ class Resolver:
         if not legacy:
             return [known for _, known in nft]
         merged: list[Known] = []
-        for place, known in legacy:
-            while nft and nft[0][0] < place:
+        for place, group in groupby(legacy, key=itemgetter(0)):
+            table = [known for _, known in group]
+            # Which of two chains in the same place was first, the kernel does not say; but what drops ends the way.
+            ends = table[-1].step.verdict in _ENDINGS
+            while nft and (nft[0][0] < place or (ends and nft[0][0] == place)):
                 merged.append(nft.pop(0)[1])
-            # In the same place, what dropped the packet was the last.
-            while nft and nft[0][0] == place and known.step.verdict in _ENDINGS:
-                merged.append(nft.pop(0)[1])
-            merged.append(known)
+            merged += table
         return merged + [known for _, known in nft]
 
     def _nft_steps(self, passage: Passage) -> Iterator[tuple[tuple[int, int], Known]]:
@@ -177,7 +179,7 @@ class Resolver:
 
     def _legacy_steps(self, passage: Passage) -> Iterator[tuple[tuple[int, int], Known]]:
         stages = _Stages(passage)
-        for item in passage.legacy:
+        for number, item in enumerate(passage.legacy, 1):
             message = item.message
             hook = HOOKS[message.hook] if message.hook < 5 else None
             stages.pass_by(hook)
@@ -185,6 +187,8 @@ class Resolver:
             known = self._known.get(key)
             if known is None:
                 known = self._known[key] = self._legacy_step(item, hook)
+            if known.step.verdict == "stolen" and number < len(passage.legacy):
+                known = Known(replace(known.step, verdict="continue"), known.weight)
             yield (stages.of(hook), legacy_priority(message.table, message.hook)), known
 
     def _legacy_step(self, item: LegacyStep, hook: str | None) -> Known:

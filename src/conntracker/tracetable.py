@@ -21,6 +21,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from conntracker.traceonly import conditions
+
 __all__ = ["COUNTERS", "MARKERS", "STARTS", "TraceOptions", "TraceTable", "read_counters", "tables"]
 
 STARTS = ("pre", "out", "ingress")  # chains in which a packet's trace begins
@@ -39,8 +41,10 @@ WITH_PORTS = {4: "ip protocol { tcp, udp, udplite, sctp, dccp }", 6: "meta l4pro
 ICMP = {4: "icmp", 6: "icmpv6"}
 QUERIES = {4: "0, 8, 13, 14, 15, 16, 17, 18", 6: "128, 129"}
 ERRORS = {4: "3, 4, 5, 11, 12", 6: "1, 2, 3, 4"}
-ETHERTYPE = {4: "ip", 6: "ip6"}
-MARK = "meta nftrace set 1 accept"
+# Of IPv6 the chain's name ends with the protocol: trace messages do not show what is behind extension headers.
+MARK = {4: "meta nftrace set 1 accept", 6: "goto mark6"}
+TOLD = ("tcp", "udp", "icmpv6")
+LOOPED = "iif 1 accept"  # what comes in from the loopback device, always number 1, was looked at when it went out
 LATER_FRAGMENT = {4: "ip frag-off & 0x1fff != 0", 6: "frag frag-off != 0"}
 
 
@@ -79,10 +83,12 @@ class _Kind:
     ceiling: str
 
 
-# The first four bytes are the ports of every protocol of WITH_PORTS, in one load; an ICMP query has its type and identifier.
+# The first four bytes are the ports of every protocol of WITH_PORTS, in one load; an ICMP query has its type and
+# identifier.
+_KEYS = {4: "ip saddr . ip daddr . ip protocol . @th,0,32", 6: "ip6 saddr . ip6 daddr . meta l4proto . @th,0,32"}
 _KINDS = (
-    _Kind("flow4", 4, "ip saddr . ip daddr . ip protocol . @th,0,32", ""),
-    _Kind("flow6", 6, "ip6 saddr . ip6 daddr . meta l4proto . @th,0,32", ""),
+    _Kind("flow4", 4, _KEYS[4], ""),
+    _Kind("flow6", 6, _KEYS[6], ""),
     _Kind("echo4", 4, "ip saddr . ip daddr . @th,0,8 . @th,32,16", "_echo"),
     _Kind("echo6", 6, "ip6 saddr . ip6 daddr . @th,0,8 . @th,32,16", "_echo"),
     _Kind("other4", 4, "ip saddr . ip daddr . ip protocol", "_other"),
@@ -100,17 +106,23 @@ def tables(
     ingress   devices that have ingress chains
     bridge    whether there are bridge chains
 
-    Raises ValueError for options out of range, and for names that no device can have.
+    Raises ValueError for options out of range, for a restriction that check_restriction refuses, and for names that no
+    device can have.
     """
     _check(options)
+    only = [] if options.only is None else conditions(options.only)
     common = [*_ceilings(options), *_sets(options), *_chains(options.packets)]
+    if only:
+        common.append(_chain("begin", *_begin()))
     before_all = max(FIRST, min(HIGHEST_START, lowest - 10))
-    made = [TraceTable("inet", "\n".join([*common, *_starts(before_all), *_markers()]))]
+    both = {"pre": "prerouting", "out": "output"}
+    made = [TraceTable("inet", "\n".join([*common, *_starts(both, before_all, only), *_markers()]))]
     if ingress:
         devices = ", ".join(f'"{_device(name)}"' for name in ingress)
-        made.append(TraceTable("netdev", "\n".join([*common, _start("ingress", f"ingress devices = {{ {devices} }}")])))
+        hook = {"ingress": f"ingress devices = {{ {devices} }}"}
+        made.append(TraceTable("netdev", "\n".join([*common, *_starts(hook, FIRST, only)])))
     if bridge:
-        made.append(TraceTable("bridge", "\n".join([*common, *_starts(FIRST), *_markers()])))
+        made.append(TraceTable("bridge", "\n".join([*common, *_starts(both, FIRST, only), *_markers()])))
     return made
 
 
@@ -162,11 +174,13 @@ def _sets(options: TraceOptions) -> list[str]:
 
 def _chains(packets: int) -> list[str]:
     """The chains for packets of flows that are not done."""
-    made = [line for kind in _KINDS for line in _chains_of_kind(kind, packets)]
+    made = [_chain(f"mark6_{protocol}", MARK[4]) for protocol in TOLD]
+    made.append(_chain("mark6", *(f"meta l4proto {protocol} goto mark6_{protocol}" for protocol in TOLD), MARK[4]))
+    made += [line for kind in _KINDS for line in _chains_of_kind(kind, packets)]
     for version, errors in ERRORS.items():
         kinds = [f"@th,0,8 {{ {QUERIES[version]} }} goto echo{version}", f"@th,0,8 {{ {errors} }} goto errors{version}"]
         made.append(_chain(f"icmp{version}", *kinds, f"goto other{version}"))
-        made.append(_chain(f"errors{version}", _refuse("_errors"), MARK))
+        made.append(_chain(f"errors{version}", _refuse("_errors"), MARK[version]))
         made.append(
             _chain(f"rest{version}", f"meta l4proto {ICMP[version]} goto icmp{version}", f"goto other{version}")
         )
@@ -174,46 +188,54 @@ def _chains(packets: int) -> list[str]:
 
 
 def _chains_of_kind(kind: _Kind, packets: int) -> list[str]:
-    name, key = kind.name, kind.key
-    looked_up = name.startswith("flow")  # by the chains in which packets start
+    name, key, mark = kind.name, kind.key, MARK[kind.version]
     new = _chain(
         f"new_{name}",
         _refuse(kind.ceiling),
         # A week: not even the longest window gives a packet back.
-        f"add @seen_{name} {{ {key} limit rate 1/week burst {packets} packets }} {MARK}",
+        f"add @seen_{name} {{ {key} limit rate 1/week burst {packets} packets }} {mark}",
         f'counter name "refused{kind.ceiling}" accept',  # the set is full
     )
-    old = _chain(
-        name,
-        *([] if looked_up else [f"{key} @done_{name} accept"]),
-        f"{key} != @seen_{name} goto new_{name}",
-        f"{key} @seen_{name} {MARK}",
-        f"add @done_{name} {{ {key} }} accept",
-        *([f"{LATER_FRAGMENT[kind.version]} goto other{kind.version}"] if looked_up else []),
-        "accept",
-    )
-    return [new, old]
+    counted = [f"{key} @seen_{name} {mark}", f"add @done_{name} {{ {key} }} accept"]
+    if kind.ceiling:
+        before = [f"{key} @done_{name} accept", f"{key} != @seen_{name} goto new_{name}"]
+        return [new, _chain(name, *before, *counted, "accept")]
+    # The chain in which packets start has looked up both sets; a later fragment it could not look up.
+    return [new, _chain(name, *counted, f"{LATER_FRAGMENT[kind.version]} goto other{kind.version}", "accept")]
 
 
 def _refuse(ceiling: str) -> str:
     return f'limit name "new{ceiling}" counter name "refused{ceiling}" accept'
 
 
-def _starts(priority: int) -> list[str]:
-    return [_start("pre", "prerouting", priority), _start("out", "output", priority)]
+def _starts(hooks: dict[str, str], priority: int, only: list[str]) -> list[str]:
+    """The base chains in which packets start, by name of the chain."""
+    made = []
+    for name, hook in hooks.items():
+        rules = _begin(name != "out")
+        if only:
+            rules = [*([LOOPED] if name != "out" else []), *(f"{match} goto begin" for match in only), "accept"]
+        made.append(_chain(name, f"type filter hook {hook} priority {priority}; policy accept;", *rules))
+    return made
 
 
-def _start(name: str, hook: str, priority: int = FIRST) -> str:
-    return _chain(
-        name,
-        f"type filter hook {hook} priority {priority}; policy accept;",
-        *(f"{kind.key} @done_{kind.name} accept" for kind in _KINDS if kind.name.startswith("flow")),
-        # What comes in through the loopback device (always number 1) was looked at when it went out.
-        *([] if name == "out" else ["iif 1 accept"]),
-        *(f"meta protocol {ETHERTYPE[version]} {WITH_PORTS[version]} goto flow{version}" for version in (4, 6)),
-        *(f"meta protocol {ETHERTYPE[version]} goto rest{version}" for version in (4, 6)),
+def _begin(may_be_looped: bool = False) -> list[str]:
+    """The rules with which every packet begins."""
+    rules = []
+    for version, key in _KEYS.items():
+        # For the many: packets of directions that are done, and those that the ceiling refuses.
+        rules.append(f"{key} @done_flow{version} accept")
+        condition = f"{WITH_PORTS[version]} iif != 1" if may_be_looped else WITH_PORTS[version]
+        rules.append(f"{condition} {key} != @seen_flow{version} goto new_flow{version}")
+    return [
+        *rules,
+        *([LOOPED] if may_be_looped else []),
+        f"{WITH_PORTS[4]} goto flow4",
+        "meta protocol ip goto rest4",
+        f"{WITH_PORTS[6]} goto flow6",
+        "meta protocol ip6 goto rest6",
         "accept",
-    )
+    ]
 
 
 def _markers() -> list[str]:

@@ -104,11 +104,9 @@ def test_icmp_errors_about_no_flow(tmp_path: File) -> None:
     )
     for filter in (None, Filter.parse(dport="443")):
         with open_recording(path) as recording, joined(recording, filter) as (_, table):
-            query = f"SELECT path, direction, unit.src.lo, unit.dst.port FROM {table} ORDER BY path"  # noqa: S608
-            unit = (int(ip_address(CLIENT)), 443)
-            assert recording.sql(query).fetchall() == [
-                (1, "error", *unit), (2, "original", *unit), (3, "error", *unit),
-            ]  # fmt: skip
+            query = f"SELECT path, direction, unit = first(unit) OVER () FROM {table} ORDER BY path"  # noqa: S608
+            found = recording.sql(query).fetchall()
+        assert found == [(1, "error", True), (2, "original", True), (3, "error", True)]
 
 
 def test_echo(tmp_path: File) -> None:

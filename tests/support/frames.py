@@ -125,7 +125,9 @@ def split6(packet: bytes, size: int) -> list[bytes]:
     for number, piece in enumerate(pieces):
         more = int(number + 1 < len(pieces))
         header = struct.pack("!BBHI", packet[6], 0, number * size | more, 0x1234)
-        made.append(packet[:4] + struct.pack("!HBB", 8 + len(piece), FRAGMENT, packet[7]) + packet[8:40] + header + piece)
+        made.append(
+            packet[:4] + struct.pack("!HBB", 8 + len(piece), FRAGMENT, packet[7]) + packet[8:40] + header + piece
+        )
     return made
 
 

@@ -53,7 +53,7 @@ def written(path: Path) -> list[str]:
 
 
 def _written(step: Step) -> str:
-    words = [f"{step.kind}:", step.hook, step.family, step.table, step.chain, step.type]
+    words: list[object] = [f"{step.kind}:", step.hook, step.family, step.table, step.chain, step.type]
     if step.rule is not None:
         words.append(step.rule.position)
     if step.type != "return":

@@ -68,7 +68,7 @@ def _whole(table: str, lines: list[str]) -> list[str]:
 
 
 def load(space: Namespace, tool: str, text: str) -> None:
-    """Load a ruleset with `tool`: nft (which wants `}; }` where `} }` is enough here), or ip[6]tables-nft or -legacy."""
+    """Load a ruleset with `tool`: nft (`} }` is enough where it wants `}; }`), or ip[6]tables-nft or -legacy."""
     if tool == "nft":
         _run(space, ["nft", "-f", "-"], re.sub(r"\}(?=[ \t]*\})", "};", text))
     else:
@@ -123,7 +123,7 @@ def _nft(text: str) -> dict[Place, Chain]:
             chain = chains.setdefault(("nft", family, table, match[1]), Chain()) if match else None
         elif chain is not None and (match := _NFT_BASE.search(line)) and not rule:
             chain.priority = int(match[2])
-        elif chain is not None:
+        elif chain is not None and not line.startswith("\t\tcomment "):
             rule = f"{rule}\n{line}" if rule else line
             if match := _NFT_RULE.fullmatch(rule):
                 chain.texts.append(" ".join(match[1].split()))

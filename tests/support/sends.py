@@ -16,7 +16,6 @@ from operator import attrgetter
 from conntracker.lab.topology import CLIENT, MAC, ROUTER, ROUTER_OUTSIDE, SERVER, Lab
 from conntracker.sources.netns import Namespace
 from conntracker.steps import Packet
-
 from support import frames
 
 __all__ = ["BRIDGED", "WAIT", "Send", "Sender", "Sniffer", "frame", "ping", "tcp", "udp"]
@@ -56,6 +55,7 @@ class Send:
 
     at        where somebody listens, the target if None; nobody does if `listen` is False
     count     of datagrams or echo requests of one flow, each datagram answered if `answer`
+    traces    how many each of its requests makes
     user      whose socket it is
     start     the source's address, its usual one if None
     """
@@ -71,6 +71,7 @@ class Send:
     listen: bool = True
     count: int = 1
     answer: bool = False
+    traces: int = 1
     user: int = 0
     start: str | None = None
     data: tuple[bytes, ...] = ()
@@ -134,7 +135,7 @@ class Sender:
         with self._listener(send, socket.SOCK_DGRAM) as server, self._client(send, socket.SOCK_DGRAM) as client:
             client.connect((send.destination, send.port))
             self._note_request(send, UDP, client)
-            self.counts[send.called("request")] = send.count
+            self.counts[send.called("request")] = send.count * send.traces
             for number in range(1, send.count + 1):
                 with contextlib.suppress(ConnectionRefusedError, PermissionError):  # the answer; OUTPUT said no
                     client.send(b"datagram")
@@ -155,7 +156,7 @@ class Sender:
             send.family, proto, _number(send.origin), _number(send.destination), None, None, kind, 0, number
         )
         self.sent[send.called("request")] = request
-        self.counts[send.called("request")] = send.count
+        self.counts[send.called("request")] = send.count * send.traces
         self.sent[send.called("reply")] = replace(request, src=request.dst, dst=request.src, icmp_type=answer)
 
     def _frame(self, send: Send) -> None:
@@ -171,7 +172,7 @@ class Sender:
         packets = [packet for packet in map(frames.packet_of, send.data) if packet is not None]
         packet = min(packets, key=attrgetter("fragment"))  # that of the first fragment, in whichever order they come
         self.sent[send.called("request")] = packet
-        self.counts[send.called("request")] = send.count
+        self.counts[send.called("request")] = send.count * send.traces
         self.sent[send.called("reply")] = _turned(packet)
 
     def _passes(self, send: Send, *which: str) -> bool:

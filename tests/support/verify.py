@@ -9,14 +9,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from conntracker.steps import UNDECIDED, Packet, Step, Trace
-
 from support import rulesets
 from support.paths import Expected, written
-from support.walk import Case, Outcome
+from support.walk import Case, Outcome, run
 
-__all__ = ["complaints"]
+__all__ = ["complaints", "examine"]
 
 _COUNTER = re.compile(r"counter packets \d+ bytes \d+")
+
+
+def examine(case: Case) -> list[str]:
+    """Run a case and say what differs from the expected, with what the tracer had to say."""
+    outcome = run(case)
+    found = complaints(case, outcome)
+    return [*found, *(f"notice: {line}" for line in outcome.notices)] if found else []
 
 
 def complaints(case: Case, outcome: Outcome) -> list[str]:
@@ -31,6 +37,12 @@ def complaints(case: Case, outcome: Outcome) -> list[str]:
         found += [f"{name}: {text}" for text in _of_trace(path, trace, outcome)]
         found += [f"{name}: {text}" for step in trace.path.steps for text in _of_step(step, outcome)]
         found += [f"{name}: {text}" for text in _of_priorities(trace, outcome)]
+    for send in case.sends:
+        name = send.called("request")
+        trace = outcome.of(name)
+        expected = {None, "lo"} if send.source == "router" else {send.source}
+        if trace is not None and trace.in_interface not in expected:
+            found.append(f"{name}: came in by {trace.in_interface}, not {expected}")
     for name, count in outcome.counts.items():
         if len(outcome.all(name)) != count:
             found.append(f"{len(outcome.all(name))} traces of the {name}, {count} were sent")
@@ -50,11 +62,17 @@ def _of_trace(expected: Expected, trace: Trace, outcome: Outcome) -> Iterator[st
     if not path.complete:
         yield "not complete"
     # The other namespaces know better whether it went on, and how it looked then.
+    arrived = _arrivals(trace.left, outcome)
     if _went(trace):
-        if not _arrivals(trace.left, outcome):
-            yield f"{_shown(trace.left)} did not arrive anywhere; these did: {list(map(_shown, outcome.arrived))}"
-    elif path.verdict != "stolen" and _arrivals(trace.packet, outcome) > sum(other.left == trace.packet for other in outcome.traces if _went(other)):
-        yield f"it arrived, and is said to have got to {path.reached} only ({path.verdict})"
+        if not arrived:
+            there = [f"{name}: {_shown(packet)}" for name, packets in outcome.arrived.items() for packet in packets]
+            yield f"{_shown(trace.left)} did not arrive anywhere; these did: {there}"
+        elif trace.out_interface not in arrived:
+            yield f"went out by {trace.out_interface}, and arrived from {set(arrived)}"
+    elif path.verdict != "stolen":
+        known = sum(other.left == trace.packet for other in outcome.traces if _went(other))
+        if len(_arrivals(trace.packet, outcome)) > known:
+            yield f"it arrived, and is said to have got to {path.reached} only ({path.verdict})"
 
 
 def _of_step(step: Step, outcome: Outcome) -> Iterator[str]:
@@ -96,9 +114,14 @@ def _went(trace: Trace) -> bool:
     return trace.path.verdict == "accept" and trace.path.reached == "postrouting"
 
 
-def _arrivals(packet: Packet, outcome: Outcome) -> int:
-    """How many such packets arrived; what an error is about may be unknown (see Outcome.all)."""
-    return sum(packet in {one, replace(one, about=None)} for one in outcome.arrived)
+def _arrivals(packet: Packet, outcome: Outcome) -> list[str]:
+    """Where such packets arrived; what an error is about may be unknown (see Outcome.all)."""
+    return [
+        name
+        for name, packets in outcome.arrived.items()
+        for one in packets
+        if packet in {one, replace(one, about=None)}
+    ]
 
 
 def _shown(packet: Packet | None) -> str:

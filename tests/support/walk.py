@@ -21,15 +21,14 @@ from conntracker.lab.topology import MAC, Lab
 from conntracker.steps import Packet, Trace
 from conntracker.tracer import Tracer
 from conntracker.tracetable import TraceOptions
-
 from support import frames, rulesets
 from support.paths import Expected, expected
 from support.sends import BRIDGED, WAIT, Send, Sender, Sniffer
 
-__all__ = ["Case", "Outcome", "Scenario", "cases", "run"]
+__all__ = ["Case", "Outcome", "Scenario", "Unsupported", "cases", "run"]
 
-# Multicast reports, which would be traced as well, are sent at once and not in the ten seconds after an address is made.
-QUIET = {"net/ipv6/conf/all/mldv2_unsolicited_report_interval": 1, "net/ipv6/conf/default/mldv2_unsolicited_report_interval": 1}
+# Multicast reports, which would be traced as well, are sent at once and not in the seconds after an address is made.
+QUIET = {f"net/ipv6/conf/{name}/mldv2_unsolicited_report_interval": 1 for name in ("all", "default")}
 
 IPTABLES_KINDS = ("iptables-nft", "iptables-legacy")
 
@@ -38,7 +37,7 @@ IPTABLES_KINDS = ("iptables-nft", "iptables-legacy")
 class Scenario:
     """Rules, what is sent, and the path of each packet that is looked at (see paths.py), by its name (see Send).
 
-    path        for iptables rules, and for nft's if `nft_path` does not say otherwise; text stands for {"request": text}
+    path        for iptables rules, and for nft's without an `nft_path`; text stands for {"request": text}
     iptables, ip6tables   rules as of restore_text, run as iptables-nft and as iptables-legacy (or `only` one of them)
     nft         native rules
     mixed       instead of these, (tool, text) in the order in which they are loaded, for one case
@@ -121,7 +120,7 @@ class Outcome:
     sent       the packets by name, as they came to the router
     counts     how many of them, where that is known
     traces     all traces, in the order in which the tracer gave them
-    arrived    the packets that came out of the router
+    arrived    the packets that came out of the router, by the interface
     before, after   the rulesets with their counters
     notices    what the tracer had to say
     """
@@ -130,7 +129,7 @@ class Outcome:
     counts: dict[str, int]
     before: dict[rulesets.Place, rulesets.Chain]
     traces: list[Trace] = field(default_factory=list)
-    arrived: list[Packet] = field(default_factory=list)
+    arrived: dict[str, list[Packet]] = field(default_factory=dict)
     after: dict[rulesets.Place, rulesets.Chain] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
@@ -151,17 +150,26 @@ class Outcome:
         return [trace for trace in self.traces if wanted is not None and trace.packet == wanted]
 
 
+class Unsupported(Exception):
+    """The kernel lacks what an optional scenario needs."""
+
+
 def run(case: Case) -> Outcome:
-    """Run a case, from an empty lab to the traces."""
+    """Run a case, from an empty lab to the traces. Raises Unsupported."""
     scenario = case.scenario
     verdicts = {name: path.verdict for name, path in case.paths.items()}
     with mock.patch.dict(topology.SYSCTLS, QUIET), Lab(None) as lab, contextlib.ExitStack() as opened:
         _prepare(lab, scenario)
-        for tool, text in case.rules:
-            rulesets.load(lab.router, tool, text)
+        try:
+            for tool, text in case.rules:
+                rulesets.load(lab.router, tool, text)
+        except rulesets.Refused as error:
+            if scenario.optional:
+                raise Unsupported(str(error).splitlines()[0]) from None
+            raise
         sender = Sender(lab, verdicts)
         outcome = Outcome(sender.sent, sender.counts, rulesets.listed(lab.router, case.rules))
-        sniffers = [opened.enter_context(Sniffer(space)) for space in (lab.client, lab.server)]
+        sniffers = {name: opened.enter_context(Sniffer(lab.spaces[name])) for name in ("client", "server")}
         with Tracer(lab.router, TraceOptions(), outcome.notices.append) as tracer:
             for send in case.sends:
                 sender.send(send)
@@ -171,7 +179,7 @@ def run(case: Case) -> Outcome:
             outcome.traces.extend(tracer.finish())
         outcome.traces.sort(key=attrgetter("time"))
         outcome.after.update(rulesets.listed(lab.router, case.rules))
-        outcome.arrived.extend(packet for sniffer in sniffers for packet in sniffer.received())
+        outcome.arrived.update({name: list(sniffer.received()) for name, sniffer in sniffers.items()})
     return outcome
 
 

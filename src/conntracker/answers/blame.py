@@ -10,7 +10,7 @@ from conntracker.answers.untraced import why_untraced
 from conntracker.model import protocol_number
 from conntracker.recording.join import WAY, joined
 from conntracker.recording.paths import UNKNOWN_PATH, load_paths
-from conntracker.recording.views import VIEW_NAMES
+from conntracker.recording.views import IN_WORDS, VIEW_NAMES
 from conntracker.steps import Packet, Path, Step
 
 if TYPE_CHECKING:
@@ -92,33 +92,45 @@ def blame(
     Raises OSError, and ValueError where the paths are damaged.
     """
     paths = load_paths(recording)
-    with joined(recording, filter, since, until) as (wanted, ways):
-        rows = _rows(recording, _query(wanted, ways, limit))
+    with (
+        joined(recording, filter, since, until) as (wanted, ways),
+        recording.kept(_units(wanted, ways, limit)) as units,
+    ):
+        rows = _rows(recording, _query(units, ways))
         for _, group in groupby(rows, key=lambda row: row["number"]):
             yield _blame(recording, list(group), paths)
 
 
-def _query(wanted: str, ways: str, limit: int | None) -> str:
+def _units(wanted: str, ways: str, limit: int | None) -> str:
+    """Each flow, and all packets that stand together without one, numbered by time."""
+    found = (
+        f"SELECT part, flow, NULL AS unit, begin FROM {wanted} UNION ALL"  # noqa: S608
+        f" SELECT part, NULL, unit, epoch_us(min(first_seen)) FROM {ways} WHERE flow IS NULL GROUP BY part, unit"
+    )
+    newest = "" if limit is None else f" QUALIFY number > count(*) OVER () - {int(limit)}"
+    return f"SELECT *, row_number() OVER (ORDER BY begin, part, flow, unit) AS number FROM ({found}){newest}"  # noqa: S608
+
+
+def _query(units: str, ways: str) -> str:
     """A row for each way, the columns of its flow beside it; a flow without one has one row."""
     flow = ", ".join(f'f."{name}" AS "flow_{name}"' for name in VIEW_NAMES)
-    way = ", ".join(f"w.{name} AS {name}" for name in ("unit", "direction", "certain", "packets", "place", *WAY))
+    way = ", ".join(f"w.{name} AS {name}" for name in ("direction", "certain", "packets", "place", *WAY))
     times = "epoch_us(w.first_seen) AS first, epoch_us(w.last_seen) AS last"
     of_flows = (
-        f"SELECT f.part, coalesce(f.start, f.first_seen) AS begin, {flow}, {way}, {times}"  # noqa: S608
-        f" FROM flows f SEMI JOIN {wanted} x ON f.part = x.part AND f.flow = x.flow"
+        f"SELECT f.number, f.part, {flow}, {way}, {times} FROM"  # noqa: S608
+        f" (SELECT *, {IN_WORDS} FROM (SELECT number, f.* FROM {units} u JOIN flow_rows f"
+        " ON u.part = f.part AND u.flow = f.flow)) f"
         f" LEFT JOIN {ways} w ON f.part = w.part AND f.flow = w.flow"
     )
     of_none = (
-        f"SELECT w.part, min(w.first_seen) OVER (PARTITION BY w.part, w.family, w.unit) AS begin, {way}, {times}"  # noqa: S608
-        f" FROM {ways} w WHERE w.flow IS NULL"
+        f"SELECT u.number, u.part, {way}, {times} FROM {units} u"  # noqa: S608
+        f" JOIN {ways} w ON u.part = w.part AND u.unit = w.unit"
     )
     order = " ".join(f"WHEN '{name}' THEN {place}" for place, name in enumerate(DIRECTIONS))
-    numbered = (
-        "SELECT * EXCLUDE (unit), dense_rank() OVER (ORDER BY begin, part, flow_flow, family, unit) AS number"  # noqa: S608
-        f" FROM ({of_flows} UNION ALL BY NAME {of_none})"
+    return (
+        f"SELECT * FROM ({of_flows} UNION ALL BY NAME {of_none})"  # noqa: S608
+        f" ORDER BY number, CASE direction {order} END, first, place"
     )
-    newest = "" if limit is None else f" QUALIFY number > max(number) OVER () - {int(limit)}"
-    return f"SELECT * FROM ({numbered}){newest} ORDER BY number, CASE direction {order} END, first, place"  # noqa: S608
 
 
 def _rows(recording: Recording, query: str) -> Iterator[dict[str, Any]]:

@@ -85,13 +85,16 @@ def _check(args: Namespace) -> None:
 def _write_log(out: BinaryIO, recording: Recording, where: tuple[Filter, int | None, int | None]) -> None:
     """The text log, with the steps of traced packets, and with all of those that a capture with -e traced."""
     from conntracker.formats.log import write_groups
-    from conntracker.formats.steps import all_step_lines
-    from conntracker.recording.query import direction_steps, log_directions
+    from conntracker.formats.steps import step_lines
+    from conntracker.recording.stepped import log_with_steps
 
     traced = [part.meta.trace for part in recording.parts if part.meta is not None and part.meta.trace is not None]
-    groups = log_directions(recording, *where, everything=any(trace.get("everything") for trace in traced))
-    steps = direction_steps(recording) if any(part.traces for part in recording.parts) else {}
-    write_groups(out, groups, all_step_lines(steps))
+    everything = any(trace.get("everything") for trace in traced)
+    filter, since, until = where
+    groups, steps = log_with_steps(
+        recording, step_lines, filter=filter, since=since, until=until, everything=everything
+    )  # fmt: skip
+    write_groups(out, groups, steps)
 
 
 def _write_rows(

@@ -77,17 +77,20 @@ def _flows(where: str) -> str:
         f"SELECT *, {_distinct(hashes, 'id')} AS hashes FROM (SELECT part, flow, nullif(id, 0) AS id, family,"  # noqa: S608
         f" {_tuple('')} AS o, {reply} AS r, epoch_us(least(start, first_seen)) AS begin,"
         ' CASE WHEN "end" IS NOT NULL THEN epoch_us("end") WHEN isfinite(recording_end) THEN epoch_us(recording_end)'
-        f" ELSE {2**62} END AS finish FROM flows WHERE {where})"
+        f" ELSE {2**62} END AS finish FROM flow_rows WHERE {where})"
     )
 
 
 def _traces(matches: str, inside: str) -> str:
     """The rows of traces, numbered, with the tuples u (of the packet that an error is about, or of the packet itself as
-    it came) and l (as it left), a hash of each, and of the id.
+    it came) and l (as it left), a hash of each, and of the id; `way` and `unit` stand for the columns of WAY, and for
+    the tuple of the packet itself.
     """
+    way = f"[{', '.join(f'hash({first}, {chr(44).join(WAY)})' for first in (1, 2))}]"
     hashes = ", ".join(f"tuple_hash(part, family, {u}.proto, {u}.t, {u}.src, {u}.dst)" for u in ("u", "l"))
     return (
-        f"SELECT *, {_distinct(hashes, 'ct_id')} AS hashes FROM (SELECT * EXCLUDE (segment), row_number() OVER () AS n,"  # noqa: S608
+        f"SELECT *, {_distinct(hashes, 'ct_id')} AS hashes, {way} AS way, hash(part, family, {_tuple('')}) AS unit"  # noqa: S608
+        " FROM (SELECT * EXCLUDE (segment), row_number() OVER () AS n,"
         f" CASE WHEN about_proto IS NULL THEN {_tuple('')} ELSE {_tuple('about_', 'about_')} END AS u,"
         f" CASE WHEN about_proto IS NULL THEN {_tuple('left_')} ELSE u END AS l,"
         f" {ERROR} AS error, {matches} AS matches, {inside} AS inside FROM trace_rows)"
@@ -148,24 +151,29 @@ def _ways(traces: str, pairs: str, wanted: str, only: str) -> str:
     """
     lone = f"(SELECT t.* FROM {traces} t ANTI JOIN {pairs} p ON t.n = p.n)"  # noqa: S608
     units = (
-        f"SELECT n, min(x.u) AS unit FROM (SELECT n, part, unnest(hashes) AS hash FROM {lone} WHERE error) t"  # noqa: S608
-        f" JOIN (SELECT part, u, unnest(hashes) AS hash FROM {lone} WHERE NOT error AND matches AND inside) x"
+        f"SELECT n, min(x.unit) AS unit FROM (SELECT n, part, unnest(hashes) AS hash FROM {lone} WHERE error) t"  # noqa: S608
+        f" JOIN (SELECT part, unit, unnest(hashes) AS hash FROM {lone} WHERE NOT error AND matches AND inside) x"
         " ON t.part = x.part AND t.hash = x.hash GROUP BY n"
     )
+    columns = "t.n, t.part, t.way, t.first_seen, t.last_seen, t.packets, t.inside"
     of_flows = (
-        "SELECT t.*, p.flow, p.direction, NULL AS unit, count(*) OVER (PARTITION BY t.n) = 1 AS certain"  # noqa: S608
+        f"SELECT {columns}, p.flow, NULL AS unit, p.direction, count(*) OVER (PARTITION BY t.n) = 1 AS certain"  # noqa: S608
         f" FROM {traces} t JOIN {pairs} p ON t.n = p.n JOIN {wanted} w ON t.part = w.part AND p.flow = w.flow"
     )
     of_none = (
-        "SELECT t.*, NULL AS flow, CASE WHEN x.unit IS NULL THEN 'original' ELSE 'error' END AS direction,"  # noqa: S608
-        f" coalesce(x.unit, {_tuple('')}) AS unit, true AS certain FROM {lone} t LEFT JOIN ({units}) x ON t.n = x.n"
-        " WHERE t.matches AND t.inside OR x.unit IS NOT NULL"
+        f"SELECT {columns}, NULL AS flow, coalesce(x.unit, t.unit) AS unit,"  # noqa: S608
+        " CASE WHEN x.unit IS NULL THEN 'original' ELSE 'error' END AS direction, true AS certain"
+        f" FROM {lone} t LEFT JOIN ({units}) x ON t.n = x.n WHERE t.matches AND t.inside OR x.unit IS NOT NULL"
     )
-    key = ", ".join(("part", "flow", "unit", "direction", "certain", *WAY))
-    sums = (
-        "min(first_seen) AS first_seen, max(last_seen) AS last_seen, sum(packets)::UBIGINT AS packets, min(n) AS place"
+    # Grouped by few and narrow columns; the others are those of any row of a group.
+    key = "part, flow, unit, direction, certain, way"
+    sums = "min(first_seen) AS first_seen, max(last_seen) AS last_seen, sum(packets)::UBIGINT AS packets"
+    groups = (
+        f"SELECT {key}, {sums}, min(n) AS place FROM ({of_flows} UNION ALL BY NAME {of_none})"  # noqa: S608
+        f" WHERE {only} GROUP BY {key}"
     )
-    return f"SELECT {key}, {sums} FROM ({of_flows} UNION ALL BY NAME {of_none}) WHERE {only} GROUP BY {key}"  # noqa: S608
+    others = ", ".join(f"t.{name}" for name in WAY)
+    return f"SELECT g.* EXCLUDE (way), {others} FROM ({groups}) g JOIN {traces} t ON g.place = t.n"  # noqa: S608
 
 
 @contextmanager
@@ -182,7 +190,7 @@ def joined(
     columns of WAY with first_seen, last_seen, packets, `place` (the smaller, the earlier) and
 
         part, flow    the flow; null for packets without one
-        unit          for those, the tuple by which they stand together, a struct as in `_tuple`
+        unit          for those, the same number for all that stand together
         direction     original, reply, error (an ICMP error about it) or unknown
         certain       false if another flow may have it as well
 

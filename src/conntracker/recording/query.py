@@ -91,6 +91,7 @@ def log_directions(
     since: int | None = None,
     until: int | None = None,
     everything: bool = False,
+    sets: str | None = None,
 ) -> Iterator[tuple[str, Columns]]:
     """The distinct directions of all flows, group after group, each sorted by numbers, as (kind, columns).
 
@@ -98,6 +99,8 @@ def log_directions(
     ICMP type and code). A flow's reply direction is there once a reply was seen, but not for ICMP. With `everything`
     the directions of traced packets are there, too, but of ICMP no answer beside its request. Rows are sorted by
     source, destination, source port, destination port, in chunks; DuckDB sorts beyond its memory limit on disk.
+
+    sets   a table of directions with a number `paths` each (see recording.stepped), which is then a column, 0 for none
     """
     protocols = ", ".join(sorted({f"'{protocol_name(protocol)}'" for _, _, protocol in LOG_GROUPS}))
     columns = ", ".join(f"{side}{name}" for side in ("", "reply_") for name in TUPLE)
@@ -110,7 +113,7 @@ def log_directions(
         query += f" UNION ALL BY NAME ({_traced(filter, since, until)})"
     with recording.kept(query) as table:
         for kind, family, protocol in LOG_GROUPS:
-            query = _directions(table, family, protocol_name(protocol))
+            query = _directions(table, family, protocol_name(protocol), sets)
             for chunk in _distinct(recording.chunks(query)):
                 yield kind, _unpack(chunk)
 
@@ -159,9 +162,9 @@ def direction_steps(recording: Recording) -> dict[Direction, list[Path]]:
     return {key: list(chosen.values()) for key, chosen in found.items()}
 
 
-def _directions(table: str, family: int, proto: str) -> str:
+def _directions(table: str, family: int, proto: str, sets: str | None) -> str:
     # IPv4 sorts by one word of both addresses, and ports by one word of both: less to compare and to move.
-    def select(side: str, first: str, second: str, extra: str) -> str:
+    def select(table: str, side: str, first: str, second: str, extra: str) -> str:
         source, destination = f"{side}src", f"{side}dst"
         address = (
             f"{source}_lo << 32 | {destination}_lo AS a"
@@ -169,14 +172,21 @@ def _directions(table: str, family: int, proto: str) -> str:
             else f"{source}_hi AS a, {source}_lo AS b, {destination}_hi AS c, {destination}_lo AS d"
         )
         ports = f"{first}::UINTEGER << 16 | {second} AS ports"
-        return f"SELECT {address}, {ports} FROM {table} WHERE family = {family} AND proto = '{proto}'{extra}"  # noqa: S608
+        return f"SELECT {address}, {ports}{extra} FROM {table} WHERE family = {family} AND proto = '{proto}'"  # noqa: S608
 
     if proto.startswith("icmp"):
-        both = select("", "icmp_type", "icmp_code", "")
+        both = select(table, "", "icmp_type", "icmp_code", "")
     else:
-        replied = select("reply_", "reply_sport", "reply_dport", " AND replied")
-        both = select("", "sport", "dport", "") + " UNION ALL " + replied
-    return f"SELECT * FROM ({both}) ORDER BY ALL"  # noqa: S608
+        replied = select(table, "reply_", "reply_sport", "reply_dport", "") + " AND replied"
+        both = f"{select(table, '', 'sport', 'dport', '')} UNION ALL {replied}"
+    if sets is None:
+        return f"SELECT * FROM ({both}) ORDER BY ALL"  # noqa: S608
+    numbers = select(sets, "", "first", "second", ", paths")
+    key = "a, ports" if family == 4 else "a, b, c, d, ports"
+    return (
+        f"SELECT {key}, coalesce(paths, 0::UBIGINT) AS paths"  # noqa: S608
+        f" FROM ({both}) LEFT JOIN ({numbers}) USING ({key}) ORDER BY ALL"
+    )
 
 
 def _distinct(chunks: Iterator[Columns]) -> Iterator[Columns]:
@@ -199,6 +209,7 @@ def _unpack(columns: Columns) -> Columns:
         **dict(zip(ADDRESS_COLUMNS, unpack_addresses(words), strict=True)),
         "sport": (ports >> np.uint32(16)).astype(np.uint16),
         "dport": ports.astype(np.uint16),
+        **({"paths": columns["paths"]} if "paths" in columns else {}),
     }
 
 

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from conntracker.recording.schema import Segments
     from conntracker.recording.segments import Range
 
-__all__ = ["VIEW_NAMES", "Part", "condition", "create_part", "create_views", "timestamp"]
+__all__ = ["IN_WORDS", "VIEW_NAMES", "Part", "condition", "create_part", "create_views", "timestamp"]
 
+# Addresses as text and status bits as words: behind the columns of rows with all columns of FLOWS.
+IN_WORDS = ", ".join(f"{expression} AS {name}" for name, expression in VIEW_COLUMNS)
 VIEW_NAMES = (*(name for name, _, _ in FLOWS.columns), *(name for name, _ in VIEW_COLUMNS))
 
 
@@ -56,14 +58,14 @@ def timestamp(time: int) -> str:
 
 def create_part(connection: DuckDBPyConnection, index: int, part: Part) -> None:
     """states_N, every row of a part with the number of its segment, flows_N, the last row of each flow; trace_rows_N,
-    paths_N.
+    path_rows_N.
     """
     end = part.meta.end if part.meta else None
     known_end = f"make_timestamp({end})" if end is not None else "'infinity'::TIMESTAMP"
     for view, segments, kind, extra in (
         (f"states_{index}", part.flows, FLOWS, f", {known_end} AS recording_end"),
         (f"trace_rows_{index}", part.traces, TRACES, ""),
-        (f"paths_{index}", part.paths, PATHS, ""),
+        (f"path_rows_{index}", part.paths, PATHS, ""),
     ):
         source = _rows(connection, list(segments), kind)
         connection.execute(f"CREATE VIEW {view} AS SELECT *, {index} AS part{extra} FROM ({source})")  # noqa: S608
@@ -117,18 +119,17 @@ def _overlap(ranges: Iterable[Range]) -> bool:
 
 
 def create_views(connection: DuckDBPyConnection, parts: int) -> None:
-    """The views over all parts: `states` and `flows`, with addresses as text and status bits as words; `trace_rows`, as
-    they were written, `traces`, `paths` and `steps`.
+    """The views over all parts: `states` and `flows`, with addresses as text and status bits as words; `traces`,
+    `paths` and `steps`; and what these are made of: `state_rows`, `flow_rows`, `trace_rows`, `path_rows`.
     """
 
     def union(view: str) -> str:
         return " UNION ALL BY NAME ".join(f"SELECT * FROM {view}_{index}" for index in range(parts))  # noqa: S608
 
-    extra = ", ".join(f"{expression} AS {name}" for name, expression in VIEW_COLUMNS)
-    for view in ("states", "flows"):
-        connection.execute(f"CREATE VIEW {view} AS SELECT *, {extra} FROM ({union(view)})")  # noqa: S608
-    connection.execute(f"CREATE VIEW trace_rows AS {union('trace_rows')}")
-    connection.execute(f"CREATE VIEW path_rows AS {union('paths')}")
+    for rows, view in (("state_rows", "states"), ("flow_rows", "flows"), ("trace_rows", ""), ("path_rows", "")):
+        connection.execute(f"CREATE VIEW {rows} AS {union(view or rows)}")
+        if view:
+            connection.execute(f"CREATE VIEW {view} AS SELECT *, {IN_WORDS} FROM {rows}")  # noqa: S608
     connection.execute(f"CREATE VIEW paths AS {PATHS_VIEW}")
     connection.execute(f"CREATE VIEW steps AS {STEPS_VIEW}")
     connection.execute(f"CREATE VIEW traces AS {TRACES_VIEW}")

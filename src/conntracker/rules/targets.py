@@ -16,9 +16,10 @@ _NAMES: dict[str | None, str] = {
     "return": "RETURN",
     "continue": "AUDIT CHECKSUM CLASSIFY CONNMARK CONNSECMARK CT DNPT DSCP ECN HL HMARK IDLETIMER LED LOG MARK NFLOG "
     "NOTRACK RATEEST SECMARK SET SNPT TCPMSS TCPOPTSTRIP TEE TOS TRACE TTL ULOG",
-    # Several outcomes. TPROXY: accept with a socket, else drop. SYNPROXY: stolen, drop or continue. CLUSTERIP: continue
-    # or drop. The rest are of xtables-addons and other trees.
-    None: "TPROXY SYNPROXY CLUSTERIP ACCOUNT CHAOS DELUDE DHCPMAC DNETMAP ECHO FLOWOFFLOAD FULLCONENAT IPMARK LOGMARK "
+    "stolen": "SYNPROXY",  # unless the packet goes on: then it is no part of a handshake (ipt_SYNPROXY.c)
+    # Several outcomes. TPROXY: accept with a socket, else drop. CLUSTERIP: continue or drop. The rest are of
+    # xtables-addons and other trees.
+    None: "TPROXY CLUSTERIP ACCOUNT CHAOS DELUDE DHCPMAC DNETMAP ECHO FLOWOFFLOAD FULLCONENAT IPMARK LOGMARK "
     "NETFLOW PROTO RAWDNAT RAWSNAT RTPENGINE SYSRQ TARPIT",
 }
 TARGETS = {name: verdict for verdict, names in _NAMES.items() for name in names.split()}

@@ -314,6 +314,54 @@ CHAINS = (
            *input inet fw a rule 1 drop""",
     ),
     Scenario(
+        "one-name-in-several-tables",
+        udp(53),
+        """prerouting ip mangle PREROUTING rule 1 jump A
+           prerouting ip mangle A rule 2 continue
+           prerouting ip mangle A return
+           prerouting ip mangle PREROUTING policy accept
+           prerouting ip nat PREROUTING rule 1 jump A
+           prerouting ip nat A rule 1 accept
+           forward ip mangle FORWARD policy accept
+           forward ip filter FORWARD rule 1 jump A
+          *forward ip filter A rule 3 drop""",
+        iptables="""*mangle
+            :A
+            -A PREROUTING -j A
+            -A A -p tcp -j DROP
+            -A A -p udp -j MARK --set-mark 1
+            *nat
+            :A
+            -A PREROUTING -j A
+            -A A -p udp -j DNAT --to-destination 203.0.113.1
+            *filter
+            :A
+            -A FORWARD -j A
+            -A A -p tcp -j ACCEPT
+            -A A -s 192.0.2.2/32 -p icmp -j ACCEPT
+            -A A -d 203.0.113.1/32 -j DROP""",
+        nft="""table ip one {
+            chain a { meta l4proto tcp drop; counter; }
+            chain prerouting { type filter hook prerouting priority -150; jump a; }
+        }
+        table ip two {
+            chain a { meta l4proto udp dnat to 203.0.113.1; }
+            chain prerouting { type nat hook prerouting priority -100; jump a; }
+        }
+        table ip three {
+            chain a { meta l4proto tcp accept; meta l4proto icmp accept; ip daddr 203.0.113.1 drop; }
+            chain forward { type filter hook forward priority 0; jump a; }
+        }""",
+        nft_path="""prerouting ip one prerouting rule 1 jump a
+            prerouting ip one a rule 2 continue
+            prerouting ip one a return
+            prerouting ip one prerouting policy accept
+            prerouting ip two prerouting rule 1 jump a
+            prerouting ip two a rule 1 accept
+            forward ip three forward rule 1 jump a
+           *forward ip three a rule 3 drop""",
+    ),
+    Scenario(
         "sixteen-chains-deep",
         udp(53),
         "\n".join(
@@ -479,10 +527,24 @@ PLACES = (
            *forward inet fw forward rule 3 accept""",
     ),
     Scenario(
+        "comments-of-tables-and-chains",
+        udp(53),
+        "*forward inet fw forward rule 2 drop",
+        nft="""table inet fw {
+            comment "chain forward { drop # handle 7"
+            chain forward {
+                comment "type filter hook input priority 5; policy drop;"
+                type filter hook forward priority 0
+                tcp dport 53 accept comment "}"
+                udp dport 53 drop comment "{"
+            }
+        }""",
+    ),
+    Scenario(
         "a-drop-that-talks-of-reject",
         udp(53),
         "*forward ip filter FORWARD rule 1 drop",
-        iptables='*filter\n-A FORWARD -p udp -m comment --comment "no -j REJECT --reject-with icmp-port-unreachable" -j DROP',
+        iptables='*filter\n-A FORWARD -p udp -m comment --comment "no -j REJECT --reject-with tcp-reset" -j DROP',
         nft="""table inet fw { chain forward { type filter hook forward priority 0
             udp dport 53 log prefix "reject " drop comment "reject with tcp reset"
         }; }""",

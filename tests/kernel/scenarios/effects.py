@@ -32,8 +32,7 @@ EFFECTS = (
         "log-before-drop",
         udp(53),
         "forward ip filter FORWARD rule 1 continue; *forward ip filter FORWARD rule 2 drop",
-        iptables="*filter\n"
-        '-A FORWARD -p udp -j LOG --log-prefix "dropped: " --log-level 4\n-A FORWARD -p udp -j DROP',
+        iptables='*filter\n-A FORWARD -p udp -j LOG --log-prefix "dropped: " --log-level 4\n-A FORWARD -p udp -j DROP',
         nft="""table inet fw { chain forward { type filter hook forward priority 0
             udp dport 53 log prefix "dropped: "
             udp dport 53 drop
@@ -78,7 +77,9 @@ EFFECTS = (
         "log-and-verdict-in-one-rule",
         udp(53),
         "*forward inet fw forward rule 1 drop",
-        nft='table inet fw { chain forward { type filter hook forward priority 0; udp dport 53 counter log prefix "x" drop; }; }',
+        nft="""table inet fw { chain forward { type filter hook forward priority 0
+            udp dport 53 counter log prefix "x" drop
+        } }""",
     ),
     Scenario(
         "targets-that-let-a-packet-go-on",
@@ -125,6 +126,39 @@ EFFECTS = (
                 meta priority set 1:2
             }
         }""",
+    ),
+    Scenario(
+        "tracing-of-the-owner-s-own",
+        udp(53),
+        """prerouting ip raw PREROUTING rule 1 continue
+           prerouting ip raw PREROUTING policy accept
+          *forward ip filter FORWARD rule 1 drop""",
+        iptables="*raw\n-A PREROUTING -p udp -j TRACE\n*filter\n-A FORWARD -p udp -j DROP",
+        nft="""table inet fw {
+            chain raw { type filter hook prerouting priority -300; udp dport 53 meta nftrace set 1; }
+            chain forward { type filter hook forward priority 0; udp dport 53 drop; }
+        }""",
+        nft_path="""prerouting inet fw raw rule 1 continue
+            prerouting inet fw raw policy accept
+           *forward inet fw forward rule 1 drop""",
+    ),
+    Scenario(
+        "copy-of-a-packet",
+        udp(53, traces=2),
+        {
+            "request": "forward ip filter FORWARD rule 1 continue; *forward ip filter FORWARD policy accept",
+            "request 2": "*output ip filter OUTPUT policy accept",
+        },
+        iptables="*filter\n-A FORWARD -i client -p udp -j TEE --gateway 198.51.100.2",
+        nft="""table ip fw {
+            chain forward { type filter hook forward priority 0; iifname "client" dup to 198.51.100.2; }
+            chain output { type filter hook output priority 0; }
+        }""",
+        nft_path={
+            "request": "forward ip fw forward rule 1 continue; *forward ip fw forward policy accept",
+            "request 2": "*output ip fw output policy accept",
+        },
+        optional=True,
     ),
     Scenario(
         "limit",

@@ -53,7 +53,7 @@ HANDOVERS = (
         iptables="""*raw
             -A PREROUTING -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j CT --notrack
             *filter
-            -A FORWARD -p tcp -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460""",
+            -A FORWARD -p tcp -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --wscale 7 --mss 1460""",
         nft="""table ip fw {
             chain raw { type filter hook prerouting priority -300; tcp flags & (fin | syn | rst | ack) == syn notrack; }
             chain forward { type filter hook forward priority 0

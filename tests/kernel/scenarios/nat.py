@@ -313,6 +313,49 @@ NAT = (
         },
     ),
     Scenario(
+        "state-of-translation",
+        tcp(8080, target="router", at="server"),
+        {
+            "request": """prerouting ip nat PREROUTING rule 1 accept
+               *forward ip filter FORWARD rule 1 accept
+                postrouting ip nat POSTROUTING policy accept""",
+            "reply": "*forward ip filter FORWARD rule 1 accept",
+        },
+        iptables="""*nat
+            -A PREROUTING -p tcp -m tcp --dport 8080 -j DNAT --to-destination 198.51.100.2
+            *filter
+            :FORWARD DROP
+            -A FORWARD -m conntrack --ctstate DNAT --ctorigdstport 8080 -j ACCEPT""",
+        nft=_table(
+            "tcp dport 8080 dnat to 198.51.100.2;",
+            rest="""chain forward { type filter hook forward priority 0; policy drop
+                meta l4proto tcp ct status dnat ct original proto-dst 8080 accept
+            }""",
+        ),
+        nft_path={
+            "request": """prerouting ip fw before rule 1 accept
+               *forward ip fw forward rule 1 accept
+                postrouting ip fw after policy accept""",
+            "reply": "*forward ip fw forward rule 1 accept",
+        },
+    ),
+    Scenario(
+        "snat-of-what-comes-in",
+        udp(53, target="router"),
+        """prerouting ip nat PREROUTING policy accept
+          *input ip filter INPUT policy accept
+           input ip nat INPUT rule 1 accept""",
+        iptables="*nat\n-A INPUT -p udp -j SNAT --to-source 203.0.113.9\n*filter",
+        nft="""table ip fw {
+            chain before { type nat hook prerouting priority -100; }
+            chain inside { type nat hook input priority 100; meta l4proto udp snat to 203.0.113.9; }
+            chain input { type filter hook input priority 0; }
+        }""",
+        nft_path="""prerouting ip fw before policy accept
+           *input ip fw input policy accept
+            input ip fw inside rule 1 accept""",
+    ),
+    Scenario(
         "nat-in-user-chains",
         tcp(8080, target="router", at="server"),
         """prerouting ip nat PREROUTING rule 1 jump ports

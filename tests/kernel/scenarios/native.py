@@ -352,7 +352,8 @@ HOOKS = (
         udp(53),
         "*ingress netdev fw ingress rule 2 drop",
         nft="""table netdev fw {
-            chain ingress { type filter hook ingress device "client" priority 0; tcp dport 1 accept; udp dport 53 drop; }
+            chain ingress { type filter hook ingress device "client" priority 0
+                tcp dport 1 accept; udp dport 53 drop; }
         }""",
     ),
     Scenario(
@@ -385,7 +386,8 @@ HOOKS = (
         udp(53),
         "ingress inet fw ingress rule 1 continue; *ingress inet fw ingress rule 2 drop",
         nft="""table inet fw {
-            chain ingress { type filter hook ingress device "client" priority 0; udp dport 53 counter; udp dport 53 drop; }
+            chain ingress { type filter hook ingress device "client" priority 0
+                udp dport 53 counter; udp dport 53 drop; }
         }""",
     ),
     Scenario(
@@ -407,7 +409,8 @@ HOOKS = (
         "egress-drop",
         udp(53),
         "forward inet fw forward policy accept; *egress netdev fw egress rule 1 drop",
-        nft="""table netdev fw { chain egress { type filter hook egress device "server" priority 0; udp dport 53 drop; } }
+        nft="""table netdev fw { chain egress { type filter hook egress device "server" priority 0
+                udp dport 53 drop; } }
             table inet fw { chain forward { type filter hook forward priority 0; } }""",
     ),
 )

@@ -9,6 +9,8 @@ from support.walk import Scenario
 
 __all__ = ["LOST", "STATES"]
 
+_CORRUPT = frames.ipv4(CLIENT[4], SERVER[4], frames.udp(4000, 53, b"datagram"))[:-1] + b"x"
+
 STATES = (
     Scenario(
         "stateful-firewall",
@@ -89,6 +91,64 @@ STATES = (
         nft_path="*forward ip fw forward rule 1 drop",
     ),
     Scenario(
+        "invalid-by-its-checksum",
+        frame(_CORRUPT),
+        "*forward ip filter FORWARD rule 2 drop",
+        iptables="""*filter
+            -A FORWARD -m conntrack --ctstate NEW -j ACCEPT
+            -A FORWARD -p udp -m conntrack --ctstate INVALID -j DROP""",
+        nft="""table inet fw { chain forward { type filter hook forward priority 0
+            ct state new accept
+            ct state invalid udp dport 53 drop
+        } }""",
+        nft_path="*forward inet fw forward rule 2 drop",
+    ),
+    Scenario(
+        "connmark",
+        udp(53, count=2),
+        {
+            "request": """prerouting ip mangle PREROUTING rule 1 continue
+                prerouting ip mangle PREROUTING rule 3 continue
+                prerouting ip mangle PREROUTING rule 4 continue
+                prerouting ip mangle PREROUTING policy accept
+                forward ip mangle FORWARD policy accept
+               *forward ip filter FORWARD rule 1 accept
+                postrouting ip mangle POSTROUTING policy accept""",
+            "request 2": """prerouting ip mangle PREROUTING rule 1 continue
+                prerouting ip mangle PREROUTING rule 2 accept
+                forward ip mangle FORWARD policy accept
+               *forward ip filter FORWARD rule 1 accept
+                postrouting ip mangle POSTROUTING policy accept""",
+        },
+        iptables="""*mangle
+            -A PREROUTING -j CONNMARK --restore-mark
+            -A PREROUTING -m mark ! --mark 0 -j ACCEPT
+            -A PREROUTING -p udp -j MARK --set-mark 4
+            -A PREROUTING -j CONNMARK --save-mark
+            *filter
+            :FORWARD DROP
+            -A FORWARD -m connmark --mark 4 -j ACCEPT""",
+        nft="""table inet fw {
+            chain prerouting { type filter hook prerouting priority -150
+                meta mark set ct mark
+                meta mark != 0 accept
+                meta l4proto udp meta mark set 4
+                ct mark set meta mark
+            }
+            chain forward { type filter hook forward priority 0; policy drop; ct mark 4 accept; }
+        }""",
+        nft_path={
+            "request": """prerouting inet fw prerouting rule 1 continue
+                prerouting inet fw prerouting rule 3 continue
+                prerouting inet fw prerouting rule 4 continue
+                prerouting inet fw prerouting policy accept
+               *forward inet fw forward rule 1 accept""",
+            "request 2": """prerouting inet fw prerouting rule 1 continue
+                prerouting inet fw prerouting rule 2 accept
+               *forward inet fw forward rule 1 accept""",
+        },
+    ),
+    Scenario(
         "invalid-and-logged-by-conntrack",
         frame(frames.ipv4(CLIENT[4], SERVER[4], frames.tcp(4000, 80, frames.SYN_ACK))),
         "*forward ip filter FORWARD rule 1 drop",
@@ -112,7 +172,8 @@ STATES = (
             -A OUTPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT
             -A OUTPUT -m conntrack --ctstate NEW -j ACCEPT""",
         nft="""table inet fw {
-            chain input { type filter hook input priority 0; policy drop; ct state established accept; ct state new accept; }
+            chain input { type filter hook input priority 0; policy drop; ct state established accept
+                ct state new accept; }
             chain output { type filter hook output priority 0; policy drop; ct state established accept
                 ct state new accept; }
         }""",
@@ -173,7 +234,8 @@ STATES = (
             -A FORWARD -m conntrack --ctstate RELATED -j ACCEPT
             -A FORWARD -p udp -m udp --dport 9 -j ACCEPT""",
         nft="""table ip fw {
-            chain before { type nat hook prerouting priority -100; iifname "client" udp dport 5353 dnat to 198.51.100.2:9; }
+            chain before { type nat hook prerouting priority -100
+                iifname "client" udp dport 5353 dnat to 198.51.100.2:9; }
             chain after { type nat hook postrouting priority 100; oifname "server" masquerade; }
             chain forward { type filter hook forward priority 0; policy drop; ct state related accept
                 udp dport 9 accept; }
@@ -201,7 +263,7 @@ STATES = (
     ),
 )
 
-_FIVE_AND_A_LOSS = "prerouting ip mangle PREROUTING policy accept; undecided after prerouting"
+_LOSS = "prerouting ip mangle PREROUTING policy accept; undecided after prerouting"
 _NFT_LOSS = "prerouting inet fw prerouting policy accept; undecided after prerouting"
 _MANGLE = "*mangle\n*filter"
 _PREROUTING = """table inet fw {
@@ -218,7 +280,7 @@ LOST = (
     Scenario(
         "rp-filter",
         frame(frames.ipv4("198.51.100.77", SERVER[4], frames.udp(4000, 53))),
-        _FIVE_AND_A_LOSS,
+        _LOSS,
         iptables=_MANGLE,
         nft=_PREROUTING,
         nft_path=_NFT_LOSS,
@@ -233,9 +295,36 @@ LOST = (
         system={"net/ipv4/conf/all/rp_filter": 1},
     ),
     Scenario(
+        "martian-source",
+        frame(frames.ipv4("127.0.0.1", SERVER[4], frames.udp(4000, 53))),
+        _LOSS,
+        iptables=_MANGLE,
+        nft=_PREROUTING,
+        nft_path=_NFT_LOSS,
+    ),
+    Scenario(
+        "forwarding-is-off",
+        udp(53, listen=False),
+        _LOSS,
+        iptables=_MANGLE,
+        nft=_PREROUTING,
+        nft_path=_NFT_LOSS,
+        system={"net/ipv4/ip_forward": 0},
+    ),
+    Scenario(
+        "broadcast",
+        frame(frames.ipv4(CLIENT[4], "192.0.2.255", frames.udp(4000, 53))),
+        """prerouting ip mangle PREROUTING policy accept
+           input ip mangle INPUT policy accept
+          *input ip filter INPUT policy accept""",
+        iptables=_MANGLE,
+        nft=_PREROUTING,
+        nft_path="prerouting inet fw prerouting policy accept; *input inet fw input policy accept",
+    ),
+    Scenario(
         "no-route",
         frame(frames.ipv4(CLIENT[4], "172.31.9.9", frames.udp(4000, 53))),
-        {"request": _FIVE_AND_A_LOSS, "error": _SENT},
+        {"request": _LOSS, "error": _SENT},
         iptables=_MANGLE,
         nft=_PREROUTING,
         nft_path={"request": _NFT_LOSS, "error": "*output inet fw output policy accept"},
@@ -254,7 +343,7 @@ LOST = (
     Scenario(
         "blackhole",
         frame(frames.ipv4(CLIENT[4], SERVER_SILENT[4], frames.udp(4000, 53))),
-        _FIVE_AND_A_LOSS,
+        _LOSS,
         iptables=_MANGLE,
         nft=_PREROUTING,
         nft_path=_NFT_LOSS,
@@ -263,7 +352,7 @@ LOST = (
     Scenario(
         "time-to-live",
         frame(frames.ipv4(CLIENT[4], SERVER[4], frames.udp(4000, 53), ttl=1)),
-        {"request": _FIVE_AND_A_LOSS, "error": _SENT},
+        {"request": _LOSS, "error": _SENT},
         iptables=_MANGLE,
         nft=_PREROUTING,
         nft_path={"request": _NFT_LOSS, "error": "*output inet fw output policy accept"},
@@ -282,7 +371,7 @@ LOST = (
     Scenario(
         "too-big",
         frame(frames.ipv4(CLIENT[4], SERVER[4], frames.udp(4000, 53, bytes(1000)), flags=0x4000)),
-        {"request": _FIVE_AND_A_LOSS, "error": _SENT},
+        {"request": _LOSS, "error": _SENT},
         iptables=_MANGLE,
         nft=_PREROUTING,
         nft_path={"request": _NFT_LOSS, "error": "*output inet fw output policy accept"},

@@ -60,7 +60,7 @@ ENDS = (
         tcp(80),
         "*forward ip filter FORWARD policy drop",
         iptables="*filter\n:FORWARD DROP\n-A FORWARD -p udp -j ACCEPT",
-        nft="table inet fw { chain forward { type filter hook forward priority 0; policy drop; udp dport 80 accept; }; }",
+        nft="table inet fw { chain forward { type filter hook forward priority 0; policy drop; udp dport 8 accept; } }",
         nft_path="*forward inet fw forward policy drop",
     ),
     Scenario(
@@ -76,7 +76,7 @@ ENDS = (
         udp(53),
         "*forward ip filter FORWARD rule 2 drop",
         iptables="*filter\n-A FORWARD -p tcp -j ACCEPT\n-A FORWARD -j DROP\n-A FORWARD -p udp -j ACCEPT",
-        nft="table inet fw { chain forward { type filter hook forward priority 0; tcp dport 1 accept; drop; accept; }; }",
+        nft="table inet fw { chain forward { type filter hook forward priority 0; tcp dport 1 accept; drop; accept; }}",
         nft_path="*forward inet fw forward rule 2 drop",
     ),
     Scenario(
