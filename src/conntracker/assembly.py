@@ -230,8 +230,8 @@ class Assembler:
         found = [one for one in self._by_identity.get(headers.identity, ()) if source in one.sources]
         if not found:
             return False
-        # Several packets may look alike (UDPv6 of equal length). The kernel logs one after the other: so this is the one
-        # that the last log was about, until that cannot be, and then the next one.
+        # Several packets may look alike (UDPv6 of equal length). The kernel logs one after the other: so this is the
+        # one that the last log was about, until that cannot be, and then the next one.
         current = self._logged.get(headers.identity)
         order = [current] if current is not None and any(one is current for one in found) else []
         passage = next((one for one in order + found if self._follows(one, step)), found[-1])
@@ -245,6 +245,11 @@ class Assembler:
 
     def _follows(self, passage: Passage, step: LegacyStep) -> bool:
         """Whether a step can be the next one of a packet: not after its end, and numbers grow in a hook's own chain."""
+        hook = step.message.hook
+        if passage.seen and hook == _OUTPUT and "output" not in passage.seen:
+            return False
+        if passage.seen == ["output"] and hook in _COMING_IN:
+            return False
         if not passage.legacy:
             return True
         last, chain = passage.legacy[-1], step.message.chain
@@ -254,7 +259,7 @@ class Assembler:
             return before < place and verdict not in _ENDINGS
         if verdict == "accept":
             return False
-        if chain != HOOK_CHAINS[step.message.hook]:
+        if chain != HOOK_CHAINS[hook]:
             return True
         same = (one.message for one in reversed(passage.legacy) if _place(one, passage) == place)
         number = next((one.number for one in same if one.chain == chain), 0)
@@ -335,7 +340,8 @@ def _headers(message: TraceMessage, proto: int | None = None) -> Headers | None:
 
 # How far a packet is, by hook number of linux/netfilter.h: prerouting, input, forward, output, postrouting.
 _STAGES = {3: 0, 4: 1, 0: 2, 1: 3, 2: 3}
-_POSTROUTING, _FORWARDED_POSTROUTING = 4, 4
+_OUTPUT, _POSTROUTING, _FORWARDED_POSTROUTING = 3, 4, 4
+_COMING_IN = (0, 1, 2)
 _ENDINGS = frozenset(("drop", "reject", "stolen", "queue"))
 HOOK_CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")  # by hook number, the same in every table
 _PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}
