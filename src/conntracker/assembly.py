@@ -246,9 +246,8 @@ class Assembler:
     def _follows(self, passage: Passage, step: LegacyStep) -> bool:
         """Whether a step can be the next one of a packet: not after its end, and numbers grow in a hook's own chain."""
         hook = step.message.hook
-        if passage.seen and hook == _OUTPUT and "output" not in passage.seen:
-            return False
-        if passage.seen == ["output"] and hook in _COMING_IN:
+        begins = ("output",) if hook == _OUTPUT else ("prerouting", "ingress")
+        if passage.seen and hook != _POSTROUTING and not any(one in passage.seen for one in begins):
             return False
         if not passage.legacy:
             return True
@@ -341,7 +340,6 @@ def _headers(message: TraceMessage, proto: int | None = None) -> Headers | None:
 # How far a packet is, by hook number of linux/netfilter.h: prerouting, input, forward, output, postrouting.
 _STAGES = {3: 0, 4: 1, 0: 2, 1: 3, 2: 3}
 _OUTPUT, _POSTROUTING, _FORWARDED_POSTROUTING = 3, 4, 4
-_COMING_IN = (0, 1, 2)
 _ENDINGS = frozenset(("drop", "reject", "stolen", "queue"))
 HOOK_CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")  # by hook number, the same in every table
 _PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}

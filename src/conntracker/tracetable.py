@@ -9,10 +9,10 @@ A direction of a flow goes through two sets with the same key, whose elements li
     done_*   they were traced; looked up first, so that the many packets of old flows cost one lookup
 
 Kernel facts (net/netfilter): looking up an element runs its own `limit`, an inverted lookup (`!=`) does not
-(nft_lookup.c). Ports of later fragments do not load, so a rule with ports never matches them (nft_payload.c). The bit
-that `meta nftrace` sets stays with a packet through the loopback device, and no rule can read it. A base chain that
-ends without a verdict gives two messages (nf_tables_core.c). `ct` does not occur here: it would switch connection
-tracking on where nobody else did.
+(nft_lookup.c). Loads of 1, 2 or 4 bytes take what is in the place of ports in later fragments, too
+(nft_payload_fast_eval in nf_tables_core.c). The bit that `meta nftrace` sets stays with a packet through the loopback
+device, and no rule can read it. A base chain that ends without a verdict gives two messages. `ct` does not occur here:
+it would switch connection tracking on where nobody else did.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ MARK = {4: "meta nftrace set 1 accept", 6: "goto mark6"}
 TOLD = ("tcp", "udp", "icmpv6")
 LOOPED = "iif 1 accept"  # what comes in from the loopback device, always number 1, was looked at when it went out
 LATER_FRAGMENT = {4: "ip frag-off & 0x1fff != 0", 6: "frag frag-off != 0"}
+NO_FRAGMENT = {4: "ip frag-off & 0x1fff == 0", 6: "exthdr frag missing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,12 @@ def _chains(packets: int) -> list[str]:
         made.append(_chain(f"icmp{version}", *kinds, f"goto other{version}"))
         made.append(_chain(f"errors{version}", _refuse("_errors"), MARK[version]))
         made.append(
-            _chain(f"rest{version}", f"meta l4proto {ICMP[version]} goto icmp{version}", f"goto other{version}")
+            _chain(
+                f"rest{version}",
+                f"{LATER_FRAGMENT[version]} goto other{version}",
+                f"meta l4proto {ICMP[version]} goto icmp{version}",
+                f"goto other{version}",
+            )
         )
     return made
 
@@ -196,12 +202,16 @@ def _chains_of_kind(kind: _Kind, packets: int) -> list[str]:
         f"add @seen_{name} {{ {key} limit rate 1/week burst {packets} packets }} {mark}",
         f'counter name "refused{kind.ceiling}" accept',  # the set is full
     )
-    counted = [f"{key} @seen_{name} {mark}", f"add @done_{name} {{ {key} }} accept"]
-    if kind.ceiling:
-        before = [f"{key} @done_{name} accept", f"{key} != @seen_{name} goto new_{name}"]
-        return [new, _chain(name, *before, *counted, "accept")]
-    # The chain in which packets start has looked up both sets; a later fragment it could not look up.
-    return [new, _chain(name, *counted, f"{LATER_FRAGMENT[kind.version]} goto other{kind.version}", "accept")]
+    old = _chain(
+        name,
+        # What has ports was looked up before, but later fragments do not have them.
+        f"{key} @done_{name} accept" if kind.ceiling else f"{LATER_FRAGMENT[kind.version]} goto other{kind.version}",
+        f"{key} != @seen_{name} goto new_{name}",
+        f"{key} @seen_{name} {mark}",
+        f"add @done_{name} {{ {key} }} accept",
+        "accept",
+    )
+    return [new, old]
 
 
 def _refuse(ceiling: str) -> str:
@@ -225,7 +235,7 @@ def _begin(may_be_looped: bool = False) -> list[str]:
     for version, key in _KEYS.items():
         # For the many: packets of directions that are done, and those that the ceiling refuses.
         rules.append(f"{key} @done_flow{version} accept")
-        condition = f"{WITH_PORTS[version]} iif != 1" if may_be_looped else WITH_PORTS[version]
+        condition = f"{WITH_PORTS[version]} {NO_FRAGMENT[version]}{' iif != 1' if may_be_looped else ''}"
         rules.append(f"{condition} {key} != @seen_flow{version} goto new_flow{version}")
     return [
         *rules,

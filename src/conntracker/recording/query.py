@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Direction = tuple[int, int, int, int, int, int]
 
-__all__ = ["direction_steps", "flows_query", "groups_query", "log_directions"]
+__all__ = ["direction_hashes", "direction_steps", "flows_query", "groups_query", "log_directions"]
 
 TUPLE = ("src_hi", "src_lo", "dst_hi", "dst_lo", "sport", "dport")
 SUM_NAMES = ("flows", *COUNTERS, "first_seen", "last_seen")
@@ -100,7 +100,7 @@ def log_directions(
     the directions of traced packets are there, too, but of ICMP no answer beside its request. Rows are sorted by
     source, destination, source port, destination port, in chunks; DuckDB sorts beyond its memory limit on disk.
 
-    sets   a table of directions with a number `paths` each (see recording.stepped), which is then a column, 0 for none
+    sets   a table with a number `paths` for directions, told by their hashes; it is then a column, 0 where there is none
     """
     protocols = ", ".join(sorted({f"'{protocol_name(protocol)}'" for _, _, protocol in LOG_GROUPS}))
     columns = ", ".join(f"{side}{name}" for side in ("", "reply_") for name in TUPLE)
@@ -164,7 +164,7 @@ def direction_steps(recording: Recording) -> dict[Direction, list[Path]]:
 
 def _directions(table: str, family: int, proto: str, sets: str | None) -> str:
     # IPv4 sorts by one word of both addresses, and ports by one word of both: less to compare and to move.
-    def select(table: str, side: str, first: str, second: str, extra: str) -> str:
+    def select(side: str, first: str, second: str, extra: str) -> str:
         source, destination = f"{side}src", f"{side}dst"
         address = (
             f"{source}_lo << 32 | {destination}_lo AS a"
@@ -172,21 +172,26 @@ def _directions(table: str, family: int, proto: str, sets: str | None) -> str:
             else f"{source}_hi AS a, {source}_lo AS b, {destination}_hi AS c, {destination}_lo AS d"
         )
         ports = f"{first}::UINTEGER << 16 | {second} AS ports"
-        return f"SELECT {address}, {ports}{extra} FROM {table} WHERE family = {family} AND proto = '{proto}'"  # noqa: S608
+        hashes = "" if sets is None else f", {direction_hashes(side, first, second)}"
+        return f"SELECT {address}, {ports}{hashes} FROM {table} WHERE family = {family} AND proto = '{proto}'{extra}"  # noqa: S608
 
     if proto.startswith("icmp"):
-        both = select(table, "", "icmp_type", "icmp_code", "")
+        both = select("", "icmp_type", "icmp_code", "")
     else:
-        replied = select(table, "reply_", "reply_sport", "reply_dport", "") + " AND replied"
-        both = f"{select(table, '', 'sport', 'dport', '')} UNION ALL {replied}"
+        replied = select("reply_", "reply_sport", "reply_dport", " AND replied")
+        both = select("", "sport", "dport", "") + " UNION ALL " + replied
     if sets is None:
         return f"SELECT * FROM ({both}) ORDER BY ALL"  # noqa: S608
-    numbers = select(sets, "", "first", "second", ", paths")
     key = "a, ports" if family == 4 else "a, b, c, d, ports"
-    return (
-        f"SELECT {key}, coalesce(paths, 0::UBIGINT) AS paths"  # noqa: S608
-        f" FROM ({both}) LEFT JOIN ({numbers}) USING ({key}) ORDER BY ALL"
-    )
+    paths = f"FROM ({both}) LEFT JOIN {sets} USING (h1, h2)"
+    return f"SELECT {key}, coalesce(paths, 0::UBIGINT) AS paths {paths} ORDER BY ALL"
+
+
+def direction_hashes(side: str, first: str, second: str) -> str:
+    """Two hashes, h1 and h2, that tell directions apart; `first` and `second` are ports, or type and code."""
+    ends = ", ".join(f"{side}{name}" for name in TUPLE[:4])
+    values = f"family, proto, {ends}, ({first})::USMALLINT, ({second})::USMALLINT"
+    return f"hash(1, {values}) AS h1, hash(2, {values}) AS h2"
 
 
 def _distinct(chunks: Iterator[Columns]) -> Iterator[Columns]:

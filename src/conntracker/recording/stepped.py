@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from conntracker.model import LOG_GROUPS
 from conntracker.recording.join import REQUESTS
 from conntracker.recording.paths import UNKNOWN_PATH, load_paths
-from conntracker.recording.query import log_directions
+from conntracker.recording.query import direction_hashes, log_directions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,24 +25,25 @@ T = TypeVar("T")
 
 NUMBERS = {label: (family, proto) for label, family, proto in LOG_GROUPS}
 
-_ENDS = "src_hi, src_lo, dst_hi, dst_lo"
 _SEEN = "part, path, first_seen, row_number() OVER () AS n"
-# Every direction with a number that stands for its distinct paths, in the order in which they were first seen. Those of
-# an ICMP answer, which may have no line of its own, are under its request, too.
-SETS = f"""
-    SELECT * EXCLUDE (members), hash(members) AS paths, members FROM (
-        SELECT family, proto, {_ENDS}, first, second,
-        string_agg(part || ':' || path, ',' ORDER BY seen, place) AS members FROM (
-            SELECT family, proto, {_ENDS}, first, second, part, path, min(first_seen) AS seen, min(n) AS place FROM (
-                SELECT family, proto, {_ENDS}, coalesce(icmp_type, sport, 0) AS first,
-                coalesce(icmp_code, dport, 0) AS second, {_SEEN} FROM trace_rows
-                UNION ALL
-                SELECT family, proto, dst_hi, dst_lo, src_hi, src_lo, answer(icmp_type::USMALLINT << 8) >> 8,
-                icmp_code, {_SEEN} FROM trace_rows WHERE icmp_type IN {tuple(REQUESTS)}
-            ) GROUP BY ALL
-        ) GROUP BY ALL
+# The paths of each direction, told by its hashes, ranked by when they were first seen. Those of an ICMP answer, which
+# may have no line of its own, are under its request, too.
+RANKED = f"""
+    SELECT h1, h2, part, path, row_number() OVER (PARTITION BY h1, h2 ORDER BY seen, place) AS rank FROM (
+        SELECT h1, h2, part, path, min(first_seen) AS seen, min(n) AS place FROM (
+            SELECT {direction_hashes("", "coalesce(icmp_type, sport, 0)", "coalesce(icmp_code, dport, 0)")}, {_SEEN}
+            FROM trace_rows
+            UNION ALL
+            SELECT {direction_hashes("", "type", "icmp_code")}, {_SEEN} FROM (
+                SELECT * REPLACE (dst_hi AS src_hi, dst_lo AS src_lo, src_hi AS dst_hi, src_lo AS dst_lo),
+                answer(icmp_type::USMALLINT << 8) >> 8 AS type FROM trace_rows WHERE icmp_type IN {tuple(REQUESTS)}
+            )
+        ) GROUP BY h1, h2, part, path
     )
 """  # noqa: S608
+# States of a fixed size: what a query gathers in lists cannot go to disk.
+SETS = "SELECT h1, h2, bit_xor(hash(part, path, rank)) AS paths FROM {ranked} GROUP BY h1, h2"
+MEMBERS = "SELECT DISTINCT paths, rank, part, path FROM {ranked} JOIN {sets} USING (h1, h2) ORDER BY paths, rank"
 
 
 def log_with_steps(
@@ -56,8 +57,8 @@ def log_with_steps(
     steps: dict[Direction, T] = {}
 
     def groups() -> Iterator[tuple[str, Columns]]:
-        with recording.kept(SETS) as sets:
-            made = {0: None} | _made(recording, sets, lines)
+        with recording.kept(RANKED) as ranked, recording.kept(SETS.format(ranked=ranked)) as sets:
+            made = _made(recording, MEMBERS.format(ranked=ranked, sets=sets), lines)
             for kind, columns in log_directions(recording, **where, sets=sets):
                 steps.clear()
                 steps.update(_of_rows(kind, columns, made))
@@ -66,16 +67,14 @@ def log_with_steps(
     return groups(), steps
 
 
-def _made(recording: Recording, sets: str, lines: Callable[[list[Path]], T]) -> dict[int, T]:
+def _made(recording: Recording, query: str, lines: Callable[[list[Path]], T]) -> dict[int, T]:
     """What `lines` makes of each distinct set of paths."""
     paths = load_paths(recording)
-    made: dict[int, T] = {}
-    for chunk in recording.chunks(f"SELECT DISTINCT paths, members FROM {sets}"):  # noqa: S608
-        for number, members in zip(chunk["paths"].tolist(), chunk["members"].tolist(), strict=True):
-            pairs = (member.split(":") for member in members.split(","))
-            of_set = [paths.get((int(part), int(path)), UNKNOWN_PATH) for part, path in pairs]
-            made[number] = lines(list(dict.fromkeys(of_set)))
-    return made
+    members: dict[int, dict[Path, None]] = {}
+    for chunk in recording.chunks(query):
+        for number, _, part, path in zip(*(column.tolist() for column in chunk.values()), strict=True):
+            members.setdefault(number, {})[paths.get((part, path), UNKNOWN_PATH)] = None
+    return {number: lines(list(of_set)) for number, of_set in members.items()}
 
 
 def _of_rows(kind: str, columns: Columns, made: dict[int, Any]) -> Iterator[tuple[Direction, Any]]:
