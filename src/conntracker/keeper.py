@@ -24,7 +24,7 @@ from conntracker.tracekeeper import TraceKeeper
 from conntracker.tracker import Item
 
 _LOGGED = {(family, proto) for _, family, proto in LOG_GROUPS}
-_MOST_TRACES = 200_000  # rows in memory; more go to disk
+_MOST_TRACES = 50_000  # rows in memory; more go to disk
 _JOINED = 1_000_000  # µs between two losses that are kept as one
 
 

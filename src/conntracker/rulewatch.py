@@ -20,7 +20,7 @@ from conntracker.wire.nflog import LogMessage
 from conntracker.wire.nftrace import CHANGES, FAMILIES, MADE_ANEW, MESSAGE_NEWGEN
 
 _NAME, _GEN_ID = 1, 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are all 1; NFTA_GEN_ID (nf_tables.h)
-_LOOK = 1_000_000  # µs between two looks at legacy rules while none of them is logged
+_LOOK = 1.0  # seconds between two looks at legacy rules while none of them is logged
 _READINGS = 3  # in a row, while legacy rules change under them; between two others we rest as long as one took
 
 
@@ -44,7 +44,7 @@ class RuleWatch:
         self._changing: dict[tuple[str, str], bool] = {}  # (family, table): whether it was made anew
         self._stale = True
         self._next = 0.0
-        self._looked = 0
+        self._next_look = self._next_dear_look = 0.0
         self._watch = LegacyWatch()
 
     def close(self) -> None:
@@ -75,14 +75,20 @@ class RuleWatch:
             anew = kind in MADE_ANEW or self._changing.get((family, table), False)
             self._changing[family, table] = anew
 
-    def look_at_legacy(self, time_now: int, logged: bool) -> None:
-        """Looks whether legacy rules changed: when some were logged, and once a second."""
-        if not logged and time_now - self._looked < _LOOK:
-            return
-        self._looked = time_now
+    def look_at_legacy(self, logged: bool) -> bool:
+        """Looks whether legacy rules changed: when some were logged, and once a second. False if it is not time yet.
+
+        A look compares all rules, which takes 14 ms for 10,000 of them: at most a fifth of the time is spent on it.
+        """
+        began = time.monotonic()
+        if began < self._next_look and not (logged and began >= self._next_dear_look):
+            return False
         if self._watch.changed():
             self.legacy += 1
             self._stale = True
+        ended = time.monotonic()
+        self._next_look, self._next_dear_look = ended + _LOOK, ended + 4 * (ended - began)
+        return True
 
     @property
     def is_current(self) -> bool:

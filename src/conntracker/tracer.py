@@ -63,6 +63,7 @@ class Tracer:
         self._over: list[Passage] = []  # and not given out yet
         self._names: dict[int, str | None] = {}
         self._log: LogSocket | None = None
+        self._unfed: list[nflog.LogMessage] = []  # read since legacy rules were looked at
         self._log_failed = False
         self._counted = self._calm = 0
         self._said: set[str] = set()
@@ -232,7 +233,7 @@ class Tracer:
 
     def _drain(self) -> None:
         # Logs first: what they are about has then begun in the trace messages that are read after them.
-        logged = self._logged()
+        self._unfed += self._logged()
         for _ in range(_MOST_HEAPS):
             datagrams = self._socket.datagrams()
             time = now()
@@ -241,10 +242,12 @@ class Tracer:
             if not datagrams:
                 self._assembler.drained(time)
                 break
+        before = self._rules.legacy
         with self._namespace:
-            before = self._rules.legacy
-            self._rules.look_at_legacy(now(), bool(logged))
-        self._assembler.feed_legacy([LegacyStep(one, before, self._rules.legacy) for one in logged], now())
+            looked = self._rules.look_at_legacy(bool(self._unfed))
+        if looked and self._unfed:
+            self._assembler.feed_legacy([LegacyStep(one, before, self._rules.legacy) for one in self._unfed], now())
+            self._unfed = []
         self._watch_losses(now())
 
     def _feed(self, datagram: bytes, time: int) -> None:

@@ -34,6 +34,7 @@ class Tracing:
     ) -> None:
         self._tracer, self._keeper, self._wanted, self._own = tracer, keeper, wanted, own
         self._options, self._everything, self._start = options, everything, now()
+        self._notice, self._ended = notice, False
         self.kept = 0
         notice(
             f"tracing the first {options.packets} packets of each direction of a flow in {options.window:g}s, by "
@@ -43,12 +44,20 @@ class Tracing:
         self._note()
 
     def take(self) -> None:
-        """Keeps what is over by now."""
-        self._keep(self._tracer.poll(0))
+        """Keeps what is over by now. What goes wrong ends the tracing, and not the capture."""
+        if self._ended:
+            return
+        try:
+            self._keep(self._tracer.poll(0))
+        except (OSError, ImportError) as error:
+            self._ended = True
+            self._tracer.close()
+            self._notice(f"tracing ended early: {getattr(error, 'strerror', None) or error}")
 
     def finish(self) -> None:
         """Keeps all that is left."""
-        self._keep(self._tracer.finish())
+        if not self._ended:
+            self._keep(self._tracer.finish())
         self._note()
 
     def _keep(self, traces: list[Trace]) -> None:

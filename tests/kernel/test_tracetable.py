@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -60,7 +62,7 @@ class Watch:
 
     def chains(self) -> Counter[str]:
         """How many messages came from markers by their names, how many packets began ('begin')."""
-        return Counter(m.place.chain if m.place.chain in MARKERS else "begin" for m in self.messages() if m.network)
+        return Counter(marker(message) or "begin" for message in self.messages() if message.network)
 
     def refused(self) -> dict[str, int]:
         """What the ceilings refused, by counter."""
@@ -74,10 +76,19 @@ class Watch:
         return sum("expires" in line for line in re.split(r"[,{]", text) if not re.search(r"fe80::|ff0|[{ ]:: ", line))
 
 
+def marker(message: nftrace.TraceMessage) -> str | None:
+    """The marker that it comes from."""
+    return message.place.chain if message.place.chain in MARKERS else None
+
+
 def background(message: nftrace.TraceMessage) -> bool:
     """Whether it is about multicast or link-local addresses: IPv6 looks for neighbours and routers."""
     if message.network[:1] >= b"\x60":
-        return message.network[8:10] in (b"\xfe\x80", b"\0\0") or message.network[24] in (0xFE, 0xFF)
+        return (
+            message.network[8:10] == b"\xfe\x80"
+            or not any(message.network[8:24])
+            or message.network[24] in (0xFE, 0xFF)
+        )
     return message.network[16:17] >= b"\xe0"
 
 
@@ -93,6 +104,13 @@ def sender(lab: Lab, family: int, kind: int = socket.SOCK_DGRAM, proto: int = 0)
 def silent(family: int) -> str:
     """An address of the server's side that answers nothing."""
     return {4: "203.0.113.131", 6: "2001:db8:3::8001"}[family]
+
+
+def time_exceeded(space: Namespace) -> int:
+    """How many ICMP errors of that type were sent."""
+    with space:
+        names, values = (line.split() for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()[2:4])
+    return int(values[names.index("OutTimeExcds")])
 
 
 def echo(family: int, number: int) -> bytes:
@@ -156,12 +174,8 @@ def test_markers_of_local_packets(lab: Lab) -> None:
     with Watch(lab.router, TraceOptions()) as watch, sender(lab, 4, socket.SOCK_RAW, 1) as client:
         client.sendto(echo(4, 7), (ROUTER[4], 0))
         found = watch.messages()
-    places = [
-        (message.place.chain in MARKERS and message.place.chain, bool(message.iif), message.place.type)
-        for message in found
-    ]
-    assert places == [(False, True, "rule"), ("input", True, "rule"), (False, False, "rule"), ("post", False, "rule")]
-    # What it is to be traced at the ends of hooks: the flow's id there, from Linux 6.16 on, and the headers.
+    places = [(marker(message), bool(message.iif), message.place.type) for message in found]
+    assert places == [(None, True, "rule"), ("input", True, "rule"), (None, False, "rule"), ("post", False, "rule")]
     assert all(message.network and message.transport for message in found)
 
 
@@ -179,7 +193,7 @@ def test_loopback_counts_once(space: Namespace, family: int) -> None:
         for _ in range(9):
             client.sendto(b"x", (address, 4000))
         found = watch.messages()
-    assert Counter(message.place.chain for message in found if message.place.chain in MARKERS) == {
+    assert Counter(filter(None, map(marker, found))) == {
         "post": 3,
         "input": 3,
     }
@@ -205,7 +219,7 @@ def test_ceiling(plain: Lab, counter: str) -> None:
         refused = {name: number for name, number in watch.refused().items() if number}
         kind = {"refused": "flow4", "refused_echo": "echo4", "refused_other": "other4"}[counter]
         assert watch.elements(f"seen_{kind}") == traced["begin"]
-    assert rate <= traced["begin"] < flows / 2
+    assert rate - 5 <= traced["begin"] < flows / 2  # neighbour discovery may take some
     assert traced["begin"] == traced["post"]
     if counter == "refused_other":  # addresses came again: those that were traced are done
         assert 0 < refused.pop(counter) <= flows - traced["begin"]
@@ -219,12 +233,14 @@ def test_icmp_errors_have_a_ceiling(plain: Lab) -> None:
     flows = 60
     with Watch(plain.router, TraceOptions(rate=100, packets=1)) as watch, sender(plain, 4) as client:
         client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
+        before = time_exceeded(plain.router)
         for number in range(flows):
             client.sendto(b"x", (SERVER_MANY[4], 7000 + number))  # the router answers: time exceeded
         found = watch.messages()
         errors = sum(message.place.chain == "errors4" for message in found)
-        assert 10 <= errors < flows
-        assert errors + watch.refused()["refused_errors"] == flows
+        sent = time_exceeded(plain.router) - before  # the kernel has a ceiling for them, too
+        assert 10 <= errors < sent
+        assert errors + watch.refused()["refused_errors"] == sent
     assert sum(message.place.chain == "pre" or message.place.chain.startswith("new_") for message in found) == flows
 
 
@@ -288,10 +304,8 @@ def test_ingress(plain: Lab) -> None:
             with sender(plain, family) as client:
                 for _ in range(5):
                     client.sendto(b"x", (silent(family), port))
-        found = Counter(
-            (m.place.family, m.place.chain in MARKERS and m.place.chain) for m in watch.messages() if m.network
-        )
-    assert found == {("netdev", False): 8, ("inet", False): 4, ("inet", "forward"): 4, ("inet", "post"): 4}
+        found = Counter((one.place.family, marker(one)) for one in watch.messages() if one.network)
+    assert found == {("netdev", None): 8, ("inet", None): 4, ("inet", "forward"): 4, ("inet", "post"): 4}
 
 
 BRIDGE = """
@@ -319,9 +333,16 @@ def bridged() -> Iterator[tuple[Namespace, Namespace, Namespace]]:
         space.close()
 
 
-def test_bridge(bridged: tuple[Namespace, Namespace, Namespace]) -> None:
-    """What crosses a bridge begins in the bridge table's `pre` and ends in its `post`."""
+@pytest.mark.parametrize("to_ip", [False, True])
+def test_bridge(bridged: tuple[Namespace, Namespace, Namespace], to_ip: bool) -> None:
+    """What crosses a bridge begins in its table's `pre` and ends in its `post`, and br_netfilter shows it to inet."""
     space, first, second = bridged
+    switch = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    with space:
+        if switch.exists():
+            switch.write_text(str(int(to_ip)))
+        elif to_ip:
+            pytest.skip("no br_netfilter")
     with Watch(space, TraceOptions(packets=2), bridge=True) as watch:
         with second:
             server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -333,10 +354,10 @@ def test_bridge(bridged: tuple[Namespace, Namespace, Namespace]) -> None:
                 client.sendto(b"x", ("192.0.2.2", 4000))
                 server.settimeout(3)
                 server.recv(8)
-        found = Counter(
-            (m.place.family, m.place.chain in MARKERS and m.place.chain) for m in watch.messages() if m.network
-        )
-    assert found == {("bridge", False): 2, ("bridge", "forward"): 2, ("bridge", "post"): 2}
+        found = Counter((one.place.family, marker(one)) for one in watch.messages() if one.network)
+    expected = [None, "forward", "post"]
+    families = ["bridge", "inet"] if to_ip else ["bridge"]
+    assert found == {(family, place): 2 for family in families for place in expected}
 
 
 @pytest.mark.parametrize(
@@ -356,11 +377,11 @@ def test_restriction(plain: Lab, only: str, traced: str) -> None:
             (f"IPv{family} {name}", function)
             for family in (4, 6)
             for name, function in (
-                ("TCP connection", lambda f=family: traffic.tcp(f)),
-                ("TCP refused", lambda f=family: traffic.tcp_refused(f)),
-                ("UDP answered", lambda f=family: traffic.udp(f)),
-                ("echo", lambda f=family: traffic.echo(f)),
-                ("GRE", lambda f=family: traffic.other(f, GRE)),
+                ("TCP connection", partial(traffic.tcp, family)),
+                ("TCP refused", partial(traffic.tcp_refused, family)),
+                ("UDP answered", partial(traffic.udp, family)),
+                ("echo", partial(traffic.echo, family)),
+                ("GRE", partial(traffic.other, family, GRE)),
             )
         ):
             flow = drive()[0]

@@ -100,7 +100,7 @@ def log_directions(
     the directions of traced packets are there, too, but of ICMP no answer beside its request. Rows are sorted by
     source, destination, source port, destination port, in chunks; DuckDB sorts beyond its memory limit on disk.
 
-    sets   a table with a number `paths` for directions, told by their hashes; it is then a column, 0 where there is none
+    sets   a table with a number `paths` for directions, told by their hashes; then that is a column, 0 for none
     """
     protocols = ", ".join(sorted({f"'{protocol_name(protocol)}'" for _, _, protocol in LOG_GROUPS}))
     columns = ", ".join(f"{side}{name}" for side in ("", "reply_") for name in TUPLE)
