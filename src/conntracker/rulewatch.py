@@ -20,7 +20,7 @@ from conntracker.wire.nflog import LogMessage
 from conntracker.wire.nftrace import CHANGES, FAMILIES, MADE_ANEW, MESSAGE_NEWGEN
 
 _NAME, _GEN_ID = 1, 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are all 1; NFTA_GEN_ID (nf_tables.h)
-_LOOK = 1.0  # seconds between two looks at legacy rules while none of them is logged
+_LOOK = 0.05  # seconds between two looks at legacy rules, at least, while none of them is logged
 _READINGS = 3  # in a row, while legacy rules change under them; between two others we rest as long as one took
 
 
@@ -76,9 +76,10 @@ class RuleWatch:
             self._changing[family, table] = anew
 
     def look_at_legacy(self, logged: bool) -> bool:
-        """Looks whether legacy rules changed: when some were logged, and once a second. False if it is not time yet.
+        """Looks whether legacy rules changed; returns whether it did. The nearer looks are, the less stays uncertain.
 
-        A look compares all rules, which takes 14 ms for 10,000 of them: at most a fifth of the time is spent on it.
+        A look compares all rules, which takes 14 ms for 10,000 of them: at most a twentieth of the time is spent on it,
+        and a fifth while some are logged.
         """
         began = time.monotonic()
         if began < self._next_look and not (logged and began >= self._next_dear_look):
@@ -87,7 +88,8 @@ class RuleWatch:
             self.legacy += 1
             self._stale = True
         ended = time.monotonic()
-        self._next_look, self._next_dear_look = ended + _LOOK, ended + 4 * (ended - began)
+        self._next_look = ended + max(_LOOK, 20 * (ended - began))
+        self._next_dear_look = ended + 4 * (ended - began)
         return True
 
     @property

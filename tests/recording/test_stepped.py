@@ -15,7 +15,7 @@ from conntracker.steps import Path
 from support.columns import NOON
 from support.traces import ACCEPTED, DROPPED, LOST, PATHS, icmp, record, row, tcp
 
-Steps = dict[tuple[int, ...], list[Path]]
+Steps = dict[tuple[int, int, int, int, int, int], list[Path]]
 
 
 def steps_of(path: File | list[File], **where: Any) -> Steps:

@@ -25,24 +25,26 @@ T = TypeVar("T")
 
 NUMBERS = {label: (family, proto) for label, family, proto in LOG_GROUPS}
 
-_SEEN = "part, path, first_seen, row_number() OVER () AS n"
+_SEEN = "part, path, first_seen, n"
 # The paths of each direction, told by its hashes, ranked by when they were first seen. Those of an ICMP answer, which
 # may have no line of its own, are under its request, too.
 RANKED = f"""
+    WITH rows AS (SELECT *, row_number() OVER () AS n FROM trace_rows)
     SELECT h1, h2, part, path, row_number() OVER (PARTITION BY h1, h2 ORDER BY seen, place) AS rank FROM (
         SELECT h1, h2, part, path, min(first_seen) AS seen, min(n) AS place FROM (
             SELECT {direction_hashes("", "coalesce(icmp_type, sport, 0)", "coalesce(icmp_code, dport, 0)")}, {_SEEN}
-            FROM trace_rows
+            FROM rows
             UNION ALL
             SELECT {direction_hashes("", "type", "icmp_code")}, {_SEEN} FROM (
                 SELECT * REPLACE (dst_hi AS src_hi, dst_lo AS src_lo, src_hi AS dst_hi, src_lo AS dst_lo),
-                answer(icmp_type::USMALLINT << 8) >> 8 AS type FROM trace_rows WHERE icmp_type IN {tuple(REQUESTS)}
+                answer(icmp_type::USMALLINT << 8) >> 8 AS type FROM rows WHERE icmp_type IN {tuple(REQUESTS)}
             )
         ) GROUP BY h1, h2, part, path
     )
 """  # noqa: S608
-# States of a fixed size: what a query gathers in lists cannot go to disk.
-SETS = "SELECT h1, h2, bit_xor(hash(part, path, rank)) AS paths FROM {ranked} GROUP BY h1, h2"
+# States of a fixed size: what a query gathers in lists cannot go to disk. Hashed twice, because DuckDB combines hashes
+# with XOR, which the ranks would not survive.
+SETS = "SELECT h1, h2, bit_xor(hash(hash(part, path, rank))) AS paths FROM {ranked} GROUP BY h1, h2"
 MEMBERS = "SELECT DISTINCT paths, rank, part, path FROM {ranked} JOIN {sets} USING (h1, h2) ORDER BY paths, rank"
 
 
