@@ -192,13 +192,20 @@ class Tracer:
 
     # --- the loop ----------------------------------------------------------------------------------------------
 
-    def fileno(self) -> int:
-        """For poll(2): readable when trace messages wait."""
-        return self._socket.fileno()
+    def filenos(self) -> list[int]:
+        """For poll(2): readable when messages wait."""
+        return [self._socket.fileno()] + ([] if self._log is None else [self._log.fileno()])
+
+    @property
+    def patience(self) -> float:
+        """For how many seconds `poll` need not be called while nothing waits."""
+        if len(self._assembler) or self._over:
+            return 0.05
+        return 1.0 if self._log is None else 0.2  # legacy rules have to be looked at, as they announce nothing
 
     def poll(self, timeout: float) -> list[Trace]:
         """The traces that are over, after waiting for messages for at most `timeout` seconds."""
-        wait([self._socket.fileno()] + ([] if self._log is None else [self._log.fileno()]), timeout)
+        wait(self.filenos(), timeout)
         self._drain()
         with self._namespace:
             if self._rules.refresh():

@@ -43,6 +43,15 @@ class Tracing:
         notice("a ruleset saved meanwhile has it; without it: " + SAVE)
         self._note()
 
+    def filenos(self) -> list[int]:
+        """What to wait for."""
+        return [] if self._ended else self._tracer.filenos()
+
+    @property
+    def patience(self) -> float:
+        """For how many seconds `take` need not be called while nothing is there to be read."""
+        return 1.0 if self._ended else self._tracer.patience
+
     def take(self) -> None:
         """Keeps what is over by now. What goes wrong ends the tracing, and not the capture."""
         if self._ended:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -149,10 +149,13 @@ class Capture:
             yield from self.poll(1.0)
         yield from self.finish()
 
-    def poll(self, timeout: float) -> list[Item]:
-        """What came, after waiting for at most `timeout` seconds; an empty list if nothing did."""
+    def poll(self, timeout: float, also: Sequence[int] = ()) -> list[Item]:
+        """What came, after waiting for at most `timeout` seconds; an empty list if nothing did.
+
+        also   descriptors of others whose input ends the waiting, too
+        """
         if self._dump is None:
-            ready = netlink.wait([self._socket.fileno(), self._wake_read], timeout)
+            ready = netlink.wait([self._socket.fileno(), self._wake_read, *also], timeout)
             if self._wake_read in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 64)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,6 +94,7 @@ def test_native_chains_stand_by_priority() -> None:
     )
     assert marked(Path(steps, "accept", 3, "input")) == {
         "INGRESS *": ["* netdev in eth0"],
+        "PREROUTING *": [],
         "INPUT *": ["* inet fw early", "* mangle", "# filter       ACCEPT", "* inet firewalld fil~"],
     }
 
@@ -100,7 +102,26 @@ def test_native_chains_stand_by_priority() -> None:
 def test_a_native_filter_table_is_not_that_of_iptables() -> None:
     """nft's own table of the same name is a chain of its own."""
     path = Path((step("forward", "ip filter FORWARD", "drop", kind="nft"),), "drop", 0, "forward")
-    assert marked(path) == {"FORWARD *": ["# ip filter FOR~ DROP"]}
+    assert marked(path) == {"PREROUTING *": [], "FORWARD *": ["# ip filter FOR~ DROP"]}
+
+
+@pytest.mark.parametrize(
+    ("seen", "reached", "passed"),
+    [
+        ((), "input", "PREROUTING INPUT"),
+        ((), "forward", "PREROUTING FORWARD"),
+        (("output",), "postrouting", "OUTPUT POSTROUTING"),
+        (("prerouting",), "postrouting", "PREROUTING FORWARD POSTROUTING"),
+        (("output",), "input", "PREROUTING INPUT OUTPUT POSTROUTING"),
+        (("ingress",), "prerouting", "INGRESS PREROUTING"),
+        ((), "postrouting", "POSTROUTING"),
+        ((), None, ""),
+    ],
+)
+def test_hooks_that_lie_before(seen: tuple[str, ...], reached: str | None, passed: str) -> None:
+    """A hook that a packet must have passed is marked, also where no chain is."""
+    steps = tuple(step(hook, "inet fw a", "accept", kind="nft") for hook in seen)
+    assert {hook.split()[0] for hook in marked(Path(steps, "accept", None, reached))} == set(passed.split())
 
 
 STEPS = st.builds(

@@ -76,6 +76,19 @@ def rules(space: Namespace) -> str:
     return re.sub(r"\[\d+:\d+\]|packets \d+ bytes \d+", "", text)
 
 
+_running: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_stays() -> Iterator[None]:
+    """Ends what a test that failed left running."""
+    yield
+    while _running:
+        process = _running.pop()
+        process.kill()
+        process.wait()
+
+
 class Tracing:
     """A `conntracker -t -e` in a namespace, from its first line of capturing on."""
 
@@ -85,6 +98,7 @@ class Tracing:
                 [sys.executable, "-m", "conntracker", "-t", "-e", "-o", str(log), *more],
                 stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
+        _running.append(self.process)
         self.said: list[str] = []
         assert self.process.stderr is not None
         for line in self.process.stderr:

@@ -96,9 +96,9 @@ udp = partial(Send, "udp")
 ping = partial(Send, "ping")
 
 
-def frame(*data: bytes, name: str = "", source: str = "client", count: int = 1) -> Send:
+def frame(*data: bytes, name: str = "", source: str = "client", count: int = 1, traces: int = 1) -> Send:
     """An IP packet as it stands, or all fragments of one, sent past the source's own stack."""
-    return Send("frame", source=source, family=data[0][0] >> 4, name=name, data=data, count=count)
+    return Send("frame", source=source, family=data[0][0] >> 4, name=name, data=data, count=count, traces=traces)
 
 
 class Sender:

@@ -10,14 +10,13 @@ from typing import Any
 
 from conntracker.assembly import LegacyStep, NftStep, Passage
 from conntracker.rules.snapshot import Snapshot, Texts
-from conntracker.steps import HOOKS, Rule, Step
+from conntracker.steps import HOOKS
 from conntracker.wire.nflog import LogMessage
 from conntracker.wire.nftrace import Place, TraceMessage
 from conntracker.wire.packet import parse
 
 __all__ = [
-    "error", "forwarded", "icmp", "ip", "legacy", "logged", "nft", "own", "passage", "said", "snapshot", "tcp", "text_of",
-    "traced", "udp",
+    "error", "forwarded", "icmp", "ip", "legacy", "logged", "nft", "own", "passage", "snapshot", "tcp", "traced", "udp",
 ]  # fmt: skip
 
 TCP, UDP = 6, 17
@@ -99,7 +98,9 @@ def logged(hook: str, place: str, type: str, number: int, data: bytes = b"", iif
     return LogMessage(HOOKS.index(hook), family, table, chain, type, number, data, iif, oif)
 
 
-def legacy(hook: str, place: str, type: str, number: int, data: bytes = b"", epochs: tuple[int, int] = (0, 0), **more: Any) -> LegacyStep:  # fmt: skip # noqa: E501
+def legacy(
+    hook: str, place: str, type: str, number: int, data: bytes = b"", epochs: tuple[int, int] = (0, 0), **more: Any
+) -> LegacyStep:
     """The same as a step."""
     return LegacyStep(logged(hook, place, type, number, data, **more), *epochs)
 
@@ -132,13 +133,3 @@ def passage(
     for name, value in more.items():
         setattr(made, name, value)
     return made
-
-
-def said(step: Step) -> tuple[str | None, int | None, str]:
-    """Where a step stands, in short: hook, priority and chain."""
-    return step.hook, step.priority, step.chain
-
-
-def text_of(rule: Rule | None) -> str | None:
-    """What a rule says; None for none and for one that is not known."""
-    return None if rule is None else rule.text

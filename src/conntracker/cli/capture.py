@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 DEFAULT_LOG = "/tmp/conntracker.log"  # noqa: S108  the original's place; see output.Output for why it is safe
 DEFAULT_PIDFILE = "/run/conntracker.pid"
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
-_TRACED_POLL = 0.05  # seconds; trace messages are larger than events, and their buffer smaller
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -231,11 +230,12 @@ def _loop(
     requests: list[int],
     write_log: Callable[[], object],
 ) -> None:
-    longest = 1.0 if traced is None else _TRACED_POLL
     end = time.monotonic() + args.duration if args.duration is not None else float("inf")
     while not flows.stopped and (left := end - time.monotonic()) > 0:
-        keeper.take(flows.poll(min(longest, left)))
-        if traced is not None:
+        if traced is None:
+            keeper.take(flows.poll(min(1.0, left)))
+        else:
+            keeper.take(flows.poll(min(traced.patience, left), traced.filenos()))
             traced.take()
         keeper.tick()
         if requests:

@@ -75,11 +75,13 @@ def _record(args: Namespace, directory: str) -> None:
 
 
 def _wait(flows: Capture | None, keeper: Keeper, tracing: Tracing, signals: Signals, end: float) -> None:
+    from conntracker.sources.netlink import wait
+
     while not signals.ending and time.monotonic() < end:
         if flows is None:
-            time.sleep(0.05)
+            wait(tracing.filenos(), 0.05)
         else:
-            keeper.take(flows.poll(0.05))
+            keeper.take(flows.poll(0.05, tracing.filenos()))
         before = tracing.kept
         tracing.take()
         if tracing.kept and not before:

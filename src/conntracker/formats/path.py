@@ -86,7 +86,11 @@ def _beside(left: Sequence[str], middle: Sequence[str], right: Sequence[str]) ->
 def _box(hook: str, path: Path | None) -> list[str]:
     """The box of a hook, with what a packet met there marked."""
     visits = [] if path is None else list(_visits(hook, path))
-    title = hook.upper() + _mark_of_hook(hook, path, bool(visits))
+    title = hook.upper()
+    if path is not None and hook in path.expected:
+        title += " ?"
+    elif path is not None and hook in _passed(path):
+        title += " *"
     rows = [_row(name, next((v for v in visits if v.table == name.split()[0]), None)) for _, name in PLACES[hook]]
     places = [priority for priority, _ in PLACES[hook]]
     for visit in visits:
@@ -101,10 +105,16 @@ def _box(hook: str, path: Path | None) -> list[str]:
     return [f"+{top}+", *(f"|{row}|" for row in rows), f"+{bottom}+"]
 
 
-def _mark_of_hook(hook: str, path: Path | None, visited: bool) -> str:
-    if path is not None and hook in path.expected:
-        return " ?"
-    return " *" if visited or (path is not None and hook == path.reached) else ""
+def _passed(path: Path) -> set[str | None]:
+    """The hooks that a packet was seen at, and those that lie before them on any way."""
+    hooks = {path.reached, *(step.hook for step in path.steps)}
+    if "output" in hooks and hooks & {"prerouting", "input"}:
+        hooks.add("postrouting")  # out through lo, and in again
+    if "postrouting" in hooks and "output" not in hooks and hooks & {"ingress", "prerouting"}:
+        hooks.add("forward")
+    if hooks & {"input", "forward"}:
+        hooks.add("prerouting")
+    return hooks
 
 
 def _row(name: str, visit: _Visit | None) -> str:

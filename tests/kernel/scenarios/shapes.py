@@ -14,6 +14,13 @@ _UDP6 = frames.ipv6(CLIENT[6], SERVER[6], frames.udp(4000, 53, bytes(100)))
 _PIECES4 = frames.split4(_UDP4, 64)
 _PIECES6 = frames.split6(_UDP6, 64)
 
+# Of a later IPv6 fragment the messages of nf_tables have the first 20 bytes and no more: nothing says where it goes
+# (ipv6_find_hdr finds no transport header, and nf_tables_trace.c takes the network header to end there). It has no trace.
+_FIRST_TRACED6 = (frame(_PIECES6[0]), frame(_PIECES6[1], name="later", traces=0))
+_BOTH_TRACED6 = (frame(_PIECES6[0]), frame(_PIECES6[1], name="later"))
+_UDP_RULES6 = "*filter\n-A FORWARD -p udp -m udp --dport 53 -j ACCEPT\n-A FORWARD -p udp -j DROP"
+_FRAGMENT_RULES6 = "*filter\n-A FORWARD -m frag --fraglast -j DROP\n-A FORWARD -m frag --fragfirst -j ACCEPT"
+
 FRAGMENTS = (
     Scenario(
         "fragments-without-conntrack",
@@ -74,37 +81,47 @@ FRAGMENTS = (
     ),
     Scenario(
         "fragments-without-conntrack-ipv6",
-        (frame(_PIECES6[0]), frame(_PIECES6[1], name="later")),
-        {
-            "request": "*forward ip6 filter FORWARD rule 1 accept",
-            "later request": "*forward ip6 filter FORWARD rule 2 drop",
-        },
-        ip6tables="*filter\n-A FORWARD -p udp -m udp --dport 53 -j ACCEPT\n-A FORWARD -p udp -j DROP",
+        _FIRST_TRACED6,
+        "*forward ip6 filter FORWARD rule 1 accept",
+        ip6tables=_UDP_RULES6,
+        only="iptables-nft",
         nft="""table ip6 fw { chain forward { type filter hook forward priority 0
             udp dport 53 accept
             meta l4proto udp drop
         } }""",
-        nft_path={
-            "request": "*forward ip6 fw forward rule 1 accept",
-            "later request": "*forward ip6 fw forward rule 2 drop",
+        nft_path="*forward ip6 fw forward rule 1 accept",
+    ),
+    Scenario(
+        "fragments-without-conntrack-ipv6",
+        _BOTH_TRACED6,
+        {
+            "request": "*forward ip6 filter FORWARD rule 1 accept",
+            "later request": "*forward ip6 filter FORWARD rule 2 drop",
         },
+        ip6tables=_UDP_RULES6,
+        only="iptables-legacy",
     ),
     Scenario(
         "fragment-header-matched-ipv6",
-        (frame(_PIECES6[0]), frame(_PIECES6[1], name="later")),
-        {
-            "request": "*forward ip6 filter FORWARD rule 2 accept",
-            "later request": "*forward ip6 filter FORWARD rule 1 drop",
-        },
-        ip6tables="*filter\n-A FORWARD -m frag --fraglast -j DROP\n-A FORWARD -m frag --fragfirst -j ACCEPT",
+        _FIRST_TRACED6,
+        "*forward ip6 filter FORWARD rule 2 accept",
+        ip6tables=_FRAGMENT_RULES6,
+        only="iptables-nft",
         nft="""table ip6 fw { chain forward { type filter hook forward priority 0
             frag more-fragments 0 drop
             frag frag-off 0 accept
         } }""",
-        nft_path={
-            "request": "*forward ip6 fw forward rule 2 accept",
-            "later request": "*forward ip6 fw forward rule 1 drop",
+        nft_path="*forward ip6 fw forward rule 2 accept",
+    ),
+    Scenario(
+        "fragment-header-matched-ipv6",
+        _BOTH_TRACED6,
+        {
+            "request": "*forward ip6 filter FORWARD rule 2 accept",
+            "later request": "*forward ip6 filter FORWARD rule 1 drop",
         },
+        ip6tables=_FRAGMENT_RULES6,
+        only="iptables-legacy",
     ),
     Scenario(
         "fragments-with-conntrack-ipv6",
