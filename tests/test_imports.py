@@ -11,7 +11,7 @@ ROOT = Path(conntracker.__file__).parent
 
 # Each layer may import from those before it, and from itself.
 LAYERS = (
-    {"model", "clock", "steps", "tracetable"},
+    {"model", "clock", "steps", "tracetable", "traceonly"},
     {"wire", "rules", "sorting", "index"},
     {"sources", "assembly"},
     {"filters", "flows", "traces"},

@@ -8,6 +8,7 @@ and after their logs are read, and their epochs begin when a difference was seen
 from __future__ import annotations
 
 import time
+from collections import deque
 
 from conntracker.assembly import OWN_TABLE
 from conntracker.clock import now
@@ -15,8 +16,8 @@ from conntracker.model import DecodeError
 from conntracker.rules.snapshot import Snapshot, Texts, effect
 from conntracker.sources.rulesets import LegacyWatch, read_texts
 from conntracker.traces import Rulesets
+from conntracker.wire import nflog
 from conntracker.wire.netlink import attributes
-from conntracker.wire.nflog import LogMessage
 from conntracker.wire.nftrace import CHANGES, FAMILIES, MADE_ANEW, MESSAGE_NEWGEN
 
 _NAME, _GEN_ID = 1, 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are all 1; NFTA_GEN_ID (nf_tables.h)
@@ -44,6 +45,7 @@ class RuleWatch:
         self._changing: dict[tuple[str, str], bool] = {}  # (family, table): whether it was made anew
         self._stale = True
         self._next = 0.0
+        self._legacy_begins: deque[float] = deque(maxlen=1000)  # when changes were seen
         self._next_look = self._next_dear_look = 0.0
         self._watch = LegacyWatch()
 
@@ -85,12 +87,22 @@ class RuleWatch:
         if began < self._next_look and not (logged and began >= self._next_dear_look):
             return False
         if self._watch.changed():
-            self.legacy += 1
+            self._legacy_changed()
             self._stale = True
         ended = time.monotonic()
         self._next_look = ended + max(_LOOK, 20 * (ended - began))
         self._next_dear_look = ended + 4 * (ended - began)
         return True
+
+    def _legacy_changed(self) -> None:
+        self.legacy += 1
+        self._legacy_begins.append(time.monotonic())
+
+    def legacy_at(self, moment: float) -> int:
+        """The earliest epoch that a log may be of that was read at a moment (time.monotonic)."""
+        # The kernel may have kept it for the time that nflog.bind_requests asks for.
+        recent = [began for began in self._legacy_begins if began > moment - nflog.LONGEST_WAIT]
+        return self.legacy - len(recent)
 
     @property
     def is_current(self) -> bool:
@@ -103,12 +115,13 @@ class RuleWatch:
         if not self._stale or (began < self._next and not at_once):
             return False
         self._stale = False
-        self.legacy += self._watch.changed()
+        if self._watch.changed():
+            self._legacy_changed()
         for _ in range(_READINGS):
             texts = read_texts()
             if not self._watch.changed():
                 break
-            self.legacy += 1
+            self._legacy_changed()
         else:
             self._stale = True
         self._next = 2 * time.monotonic() - began
@@ -120,7 +133,7 @@ class RuleWatch:
             self.read.append((now(), texts))
         return True
 
-    def verdict(self, message: LogMessage) -> str | None:
+    def verdict(self, message: nflog.LogMessage) -> str | None:
         """What the present ruleset says that a logged legacy rule or policy did."""
         chain = None
         if self.snapshot is not None:

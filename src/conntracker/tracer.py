@@ -11,6 +11,8 @@ start and whenever they change, so that each step is shown as the rule that stoo
 from __future__ import annotations
 
 import contextlib
+import errno
+import time
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
@@ -64,6 +66,7 @@ class Tracer:
         self._names: dict[int, str | None] = {}
         self._log: LogSocket | None = None
         self._unfed: list[nflog.LogMessage] = []  # read since legacy rules were looked at
+        self._unfed_since = 0.0
         self._log_failed = False
         self._counted = self._calm = 0
         self._said: set[str] = set()
@@ -146,11 +149,11 @@ class Tracer:
             owned.remove()
         self._tables.clear()
 
-    def _count(self, time: int, at_once: bool = False) -> None:
+    def _count(self, moment: int, at_once: bool = False) -> None:
         """Asks our tables what their ceilings refused."""
-        if not at_once and time - self._counted < _COUNT:
+        if not at_once and moment - self._counted < _COUNT:
             return
-        self._counted = time
+        self._counted = moment
         counts: Counter[str] = Counter()
         try:
             for table, owned in self._tables:
@@ -183,6 +186,8 @@ class Tracer:
         changes = Changes(self._namespace)
         self._stack.callback(lambda: [self._notice(line) for line in changes.release()])
         there = [name for name in LOGGERS if read_sysctl(name) is not None]
+        if not there:
+            raise OSError(errno.EOPNOTSUPP, "this kernel has no net.netfilter.nf_log sysctls")
         changed = [name.replace("/", ".") for name in there if changes.set(name, "nfnetlink_log")]
         if changed:
             self._notice(
@@ -240,16 +245,18 @@ class Tracer:
 
     def _drain(self) -> None:
         # Logs first: what they are about has then begun in the trace messages that are read after them.
+        if not self._unfed:
+            self._unfed_since = time.monotonic()
         self._unfed += self._logged()
         for _ in range(_MOST_HEAPS):
             datagrams = self._socket.datagrams()
-            time = now()
+            read = now()
             for datagram in datagrams:
-                self._feed(datagram, time)
+                self._feed(datagram, read)
             if not datagrams:
-                self._assembler.drained(time)
+                self._assembler.drained(read)
                 break
-        before = self._rules.legacy
+        before = min(self._rules.legacy, self._rules.legacy_at(self._unfed_since))
         with self._namespace:
             looked = self._rules.look_at_legacy(bool(self._unfed))
         if looked and self._unfed:
@@ -257,12 +264,12 @@ class Tracer:
             self._unfed = []
         self._watch_losses(now())
 
-    def _feed(self, datagram: bytes, time: int) -> None:
+    def _feed(self, datagram: bytes, read: int) -> None:
         try:
             for message in netlink.messages(datagram):
                 if message.type == nftrace.MESSAGE_TRACE:
                     self.messages += 1
-                    self._assembler.feed(self._decoder.decode(message.payload), time)
+                    self._assembler.feed(self._decoder.decode(message.payload), read)
                 elif self._rules.announced(message.type, message.payload):
                     self._assembler.rules_changed()
         except DecodeError:
@@ -285,13 +292,13 @@ class Tracer:
         self.messages += len(steps)
         return steps
 
-    def _watch_losses(self, time: int) -> None:
+    def _watch_losses(self, moment: int) -> None:
         dropped = self._socket.drops() + (0 if self._log is None else self._log.drops())
         if dropped > self.lost:
-            self.losses.append(Loss(self._calm, time, "traces", dropped - self.lost))
+            self.losses.append(Loss(self._calm, moment, "traces", dropped - self.lost))
             self.lost = dropped
             self._assembler.lost()
-        self._calm = time
+        self._calm = moment
 
 
 def _make(options: TraceOptions, snapshot: Snapshot) -> list[TraceTable]:

@@ -193,7 +193,8 @@ class Resolver:
 
     def _legacy_step(self, item: LegacyStep, hook: str | None) -> Known:
         candidates = self._rulesets.legacy(item.before, item.after).snapshots
-        found = [_legacy_step(item.message, one, hook) for one in candidates or (None,)]
+        found = [step for one in candidates if (step := _legacy_step(item.message, one, hook)) is not None]
+        found = found or [_unknown_legacy_step(item.message, hook)]
         same = all(_said(other) == _said(found[0]) for other in found[1:])
         step = found[0] if same else replace(found[0], certain=False)
         return Known(step, _weight(step, item.message.table == "nat"))
@@ -277,22 +278,34 @@ def _nft_step(place: Place, base: Chain | None, rule: Rule | None, certain: bool
     return Known(step, _weight(step, base is not None and base.type == "nat"))
 
 
-def _legacy_step(message: LogMessage, snapshot: Snapshot | None, hook: str | None) -> Step:
+def _legacy_step(message: LogMessage, snapshot: Snapshot, hook: str | None) -> Step | None:
+    """The step in a ruleset; None if that ruleset cannot have made it."""
+    chain = snapshot.legacy_chain(message.family, message.table, message.chain)
+    if chain is None or message.number > len(chain.rules) + (message.type != "rule"):
+        return None
+    if message.number <= len(chain.rules):
+        rule = chain.rules[message.number - 1]
+        verdict, target = effect(rule)
+        return _of_legacy(message, hook, "return" if verdict == "return" else "rule", rule, verdict, target)
+    if message.type == "policy":
+        return _of_legacy(message, hook, "policy", None, chain.policy)
+    return _of_legacy(message, hook, "return", None, "return")
+
+
+def _unknown_legacy_step(message: LogMessage, hook: str | None) -> Step:
+    """The step without a ruleset: whether `policy` and `return` are rules, and what a rule did, is not known."""
     place = message.family, message.table, message.chain
-    chain = None if snapshot is None else snapshot.legacy_chain(*place)
+    rule = Rule(_LEGACY, *place, message.number, None, None) if message.type == "rule" else None
+    return _of_legacy(message, hook, message.type, rule, None)
+
+
+def _of_legacy(
+    message: LogMessage, hook: str | None, kind: str, rule: Rule | None, verdict: str | None, target: str | None = None
+) -> Step:
     priority = legacy_priority(message.table, message.hook)
-
-    def step(kind_of_step: str, rule: Rule | None, verdict: str | None, target: str | None = None) -> Step:
-        return Step(hook, priority, _LEGACY, *place, kind_of_step, rule, verdict, target)
-
-    if chain is None:
-        unknown = Rule(_LEGACY, *place, message.number, None, None) if message.type == "rule" else None
-        return step(message.type, unknown, None)
-    if message.number > len(chain.rules):
-        return step("policy", None, chain.policy) if message.type == "policy" else step("return", None, "return")
-    rule = chain.rules[message.number - 1]
-    verdict, target = effect(rule)
-    return step("return" if verdict == "return" else "rule", rule, verdict, target)
+    return Step(
+        hook, priority, _LEGACY, message.family, message.table, message.chain, kind, rule, verdict, target
+    )  # fmt: skip
 
 
 def _said(step: Step) -> tuple[object, ...]:

@@ -9,8 +9,11 @@ from conntracker.clock import now
 from conntracker.filters import Filter
 from conntracker.keeper import Keeper
 from conntracker.steps import Packet, Trace
+from conntracker.traceonly import mirrored
 from conntracker.tracer import Tracer
 from conntracker.tracetable import TraceOptions
+
+_NOTE = 5_000_000  # µs between two times that a recording is told what was missed
 
 
 class Tracing:
@@ -41,6 +44,14 @@ class Tracing:
             f"{' and '.join(f'the private table {name}' for name in tracer.names)}, gone with this process"
         )
         notice("a ruleset saved meanwhile has it; without it: " + SAVE)
+        if options.only is not None:
+            answers = mirrored(options.only)
+            if answers is None:
+                notice("--trace: answers are not traced: this match cannot be turned round")
+            else:
+                notice(
+                    f"--trace: answers are traced by '{answers}'; where NAT changes what that asks for, they are not"
+                )
         self._note()
 
     def filenos(self) -> list[int]:
@@ -77,12 +88,15 @@ class Tracing:
         self.kept += len(traces)
         losses, self._tracer.losses = self._tracer.losses, []
         self._keeper.take_traces(traces, losses, self._tracer.rulesets)
+        if (self._tracer.refused, self._tracer.lost) != self._noted and now() - self._noted_at > _NOTE:
+            self._note()
 
     def _is_probe(self, packet: Packet) -> bool:
         return packet.src == packet.dst and (packet.sport or 0) << 16 | (packet.dport or 0) in self._own
 
     def _note(self) -> None:
         options, tracer = self._options, self._tracer
+        self._noted, self._noted_at = (tracer.refused, tracer.lost), now()
         self._keeper.note_tracing({
             "packets": options.packets, "window": f"{options.window:g}s", "rate": options.rate, "only": options.only,
             "everything": self._everything, "start": self._start, "refused": tracer.refused, "lost": tracer.lost,

@@ -156,9 +156,11 @@ def test_later_fragments(tmp_path: File) -> None:
     assert (flow.verdict, alone.packet) == (None, packet)
 
 
-def test_many_flows_in_chunks(tmp_path: File) -> None:
-    """However many there are, each has its own ways."""
-    known = [{"sport": number, "first_seen": NOON + number} for number in range(1000)]
-    traces = [row(tcp("10.0.0.1", number, "10.0.0.2", 80), path=1 + number % 3) for number in range(1000)]
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_many_flows_in_batches(tmp_path: File, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    """However many there are, and however they are cut, each has its own ways."""
+    monkeypatch.setattr("conntracker.answers.blame.BATCH", batch)
+    known = [{"sport": number, "first_seen": NOON + number} for number in range(20)]
+    traces = [row(tcp("10.0.0.1", number, "10.0.0.2", 80), path=1 + number % 3) for number in range(20)]
     found = answers(record(tmp_path / "rec", known, traces))
-    assert [one.ways[0].path for one in found] == [PATHS[1 + number % 3] for number in range(1000)]
+    assert [one.ways[0].path for one in found] == [PATHS[1 + number % 3] for number in range(20)]

@@ -210,12 +210,13 @@ def test_cut_short(recording: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_losses_are_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A recording with losses says so, every time."""
     with RecordingWriter(tmp_path / "rec") as writer:
-        losses = Loss(NOON, NOON + 5, "events", 17), Loss(NOON, NOON + 5, "untracked", None)
+        losses = tuple(Loss(NOON, NOON + 5, kind, 17) for kind in ("events", "untracked", "traces"))
         writer.update_meta(losses=losses)
     assert run("-r", tmp_path / "rec") == 0
     err = capfd.readouterr().err
     assert "17 events were lost" in err
     assert "connection tracking was off" in err
+    assert "17 trace messages were lost" in err
 
 
 def test_closed_pipe(recording: Path) -> None:

@@ -165,7 +165,7 @@ def run(case: Case) -> Outcome:
                 rulesets.load(lab.router, tool, text)
         except rulesets.Refused as error:
             if scenario.optional:
-                raise Unsupported(str(error).splitlines()[0]) from None
+                raise Unsupported(f"this kernel lacks something: {error}".splitlines()[0]) from None
             raise
         sender = Sender(lab, verdicts)
         outcome = Outcome(sender.sent, sender.counts, rulesets.listed(lab.router, case.rules))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Blame", "Way", "blame"]
 
+BATCH = 50_000  # flows that are put together at once: their rows are wide, and sorting many takes much memory
 DIRECTIONS = ("original", "reply", "unknown", "error")
 
 
@@ -96,9 +97,11 @@ def blame(
         joined(recording, filter, since, until) as (wanted, ways),
         recording.kept(_units(wanted, ways, limit)) as units,
     ):
-        rows = _rows(recording, _query(units, ways))
-        for _, group in groupby(rows, key=lambda row: row["number"]):
-            yield _blame(recording, list(group), paths)
+        for bounds in _rows(recording, f"SELECT min(number) AS low, max(number) AS high FROM {units}"):  # noqa: S608
+            for first in range(bounds["low"] or 1, (bounds["high"] or 0) + 1, BATCH):
+                rows = _rows(recording, _query(units, ways, first, first + BATCH - 1))
+                for _, group in groupby(rows, key=lambda row: row["number"]):
+                    yield _blame(recording, list(group), paths)
 
 
 def _units(wanted: str, ways: str, limit: int | None) -> str:
@@ -111,8 +114,9 @@ def _units(wanted: str, ways: str, limit: int | None) -> str:
     return f"SELECT *, row_number() OVER (ORDER BY begin, part, flow, unit) AS number FROM ({found}){newest}"  # noqa: S608
 
 
-def _query(units: str, ways: str) -> str:
-    """A row for each way, the columns of its flow beside it; a flow without one has one row."""
+def _query(units: str, ways: str, first: int, last: int) -> str:
+    """A row for each way of those numbered first..last, the columns of its flow beside it; one for a flow without."""
+    units = f"(SELECT * FROM {units} WHERE number BETWEEN {first} AND {last})"  # noqa: S608
     flow = ", ".join(f'f."{name}" AS "flow_{name}"' for name in VIEW_NAMES)
     way = ", ".join(f"w.{name} AS {name}" for name in ("direction", "certain", "packets", "place", *WAY))
     times = "epoch_us(w.first_seen) AS first, epoch_us(w.last_seen) AS last"

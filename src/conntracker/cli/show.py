@@ -132,6 +132,9 @@ def _say_losses(recording: Recording) -> None:
     unwritten = sum(loss.events or 0 for loss in losses if loss.kind == "unwritten")
     if unwritten:
         say(f"flows are missing: {unwritten:,} could not be written (see losses in meta.json)")
+    lost = sum(loss.events or 0 for loss in losses if loss.kind == "traces")
+    if lost:
+        say(f"steps may be missing: {lost:,} trace messages were lost (see losses in meta.json)")
     for part in recording.parts:
         if part.meta is not None and part.meta.end is None:
             say(f"{part.path}: still being written, or its capture was killed; this is what it has")

@@ -24,6 +24,8 @@ _CFG_CMD, _CFG_MODE, _CFG_BUFFER, _CFG_TIMEOUT, _CFG_THRESHOLD = 1, 2, 3, 4, 5
 _CMD_BIND = 1
 _COPY_PACKET = 2
 
+LONGEST_WAIT = 0.05  # seconds: the timeout below, two hundredths, and some more
+
 _TRACE = re.compile(rb"TRACE: ([^:]{1,32}):(.{1,32}):(rule|return|policy):(\d{1,9}) ?\0*", re.DOTALL)
 
 
@@ -52,7 +54,7 @@ class LogMessage(NamedTuple):
 def bind_requests(copied: int = 128) -> list[bytes]:
     """Bodies of the configuration messages that bind group 0 and ask for `copied` bytes of each packet.
 
-    Up to a hundred messages wait for each other, for at most 20 ms.
+    Up to a hundred messages wait for each other, for less than LONGEST_WAIT.
     """
     return [
         attribute(_CFG_CMD, bytes([_CMD_BIND])),

@@ -15,7 +15,7 @@ _PIECES4 = frames.split4(_UDP4, 64)
 _PIECES6 = frames.split6(_UDP6, 64)
 
 # Of a later IPv6 fragment the messages of nf_tables have the first 20 bytes and no more: nothing says where it goes
-# (ipv6_find_hdr finds no transport header, and nf_tables_trace.c takes the network header to end there). It has no trace.
+# (ipv6_find_hdr finds no transport header, and nf_tables_trace.c takes the network header to end there): no trace.
 _FIRST_TRACED6 = (frame(_PIECES6[0]), frame(_PIECES6[1], name="later", traces=0))
 _BOTH_TRACED6 = (frame(_PIECES6[0]), frame(_PIECES6[1], name="later"))
 _UDP_RULES6 = "*filter\n-A FORWARD -p udp -m udp --dport 53 -j ACCEPT\n-A FORWARD -p udp -j DROP"
