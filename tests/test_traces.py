@@ -389,7 +389,6 @@ def test_rules_of_legacy_tables(log: LegacyStep, said: str, text: str | None) ->
     assert found.certain
 
 
-@pytest.mark.xfail(strict=True, reason="a rule's log with a number that no rule has is called a return")
 def test_a_legacy_rule_behind_the_last() -> None:
     """The log of a rule that the chain does not have is that of a rule that is not known."""
     (found,) = path_of(passage([], [legacy("forward", "ip filter FORWARD", "rule", 9)], ["input"])).steps
@@ -413,11 +412,8 @@ def legacy_change(before: str, after: str, log: LegacyStep) -> Step:
 LEGACY_NEAR = [
     ("-p tcp -j DROP", "-p udp -j MARK; -p tcp -j DROP", 1, "-A FORWARD -p tcp -j DROP", False),
     ("-p tcp -j DROP; -j LOG", "-p tcp -j DROP", 1, "-A FORWARD -p tcp -j DROP", True),
-    pytest.param(
-        "-p tcp -j DROP", "-p udp -j MARK; -p tcp -j DROP", 2, "-A FORWARD -p tcp -j DROP", True,
-        marks=pytest.mark.xfail(strict=True, reason="only the later rules have such a rule, and the step is a return"),
-    ),
-]  # fmt: skip
+    ("-p tcp -j DROP", "-p udp -j MARK; -p tcp -j DROP", 2, "-A FORWARD -p tcp -j DROP", True),
+]
 
 
 @pytest.mark.parametrize(("before", "after", "number", "text", "certain"), LEGACY_NEAR)

@@ -398,13 +398,13 @@ def test_restriction(plain: Lab, only: str, traced: str) -> None:
 
 def test_all_options_load(space: Namespace) -> None:
     """Whatever the options are, the kernel takes the tables, and nothing is left of them when they are closed."""
-    subprocess.run(["ip", "link", "add", "veth0", "type", "veth", "peer", "name", "veth1"], check=True)
+    subprocess.run(["ip", "link", "add", "veth0", "type", "veth", "peer", "name", "a};b,c"], check=True)
     choices = itertools.product(
         (1, 1000), (0.1, 30, 86400), (1, 500, 100_000), (None, "tcp dport 443"), (0, -(2**31)),
     )  # fmt: skip
     for packets, window, rate, only, lowest in choices:
         options = TraceOptions(packets, window, rate, only)
-        with Watch(space, options, lowest=lowest, ingress=["veth0", "veth1"], bridge=True) as watch:
+        with Watch(space, options, lowest=lowest, ingress=["veth0", "a};b,c"], bridge=True) as watch:
             assert [table.family for table, _ in watch.tables] == ["inet", "netdev", "bridge"]
     with Nftables() as nft:
         assert nft.run("list ruleset") == ""
@@ -429,6 +429,18 @@ def test_others_can_list_it(plain: Lab) -> None:
         text = re.sub(r"flags owner|# progname.*", "", text)
         with plain.server:
             subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
+
+
+@pytest.mark.needs("nft")
+def test_nothing_else_changes(lab: Lab) -> None:
+    """The firewall and its NAT work as without us, and its rules are not touched."""
+    listing = ["nft", "-s", "list", "table", "inet", "lab"]
+    with lab.router:
+        before = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+    with Traffic(lab) as traffic, Watch(lab.router, TraceOptions(), bridge=True):
+        assert any(flows for flows in traffic.drive().values())
+        with lab.router:
+            assert subprocess.run(listing, capture_output=True, text=True, check=True).stdout == before
 
 
 def test_counters_by_name(space: Namespace) -> None:

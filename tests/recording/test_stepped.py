@@ -82,7 +82,7 @@ TRACED = st.builds(
 )  # fmt: skip
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=20)
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=40)
 @given(st.lists(TRACED, max_size=12))
 def test_a_dict_gives_the_same(tmp_path_factory: pytest.TempPathFactory, traces: list[TraceRow]) -> None:
     """Whatever the rows, each direction has what a dict of lists would have; path 4 is another one equal to path 1."""

@@ -25,13 +25,15 @@ T = TypeVar("T")
 
 NUMBERS = {label: (family, proto) for label, family, proto in LOG_GROUPS}
 
-_SEEN = "part, path, first_seen, n"
+_SEEN = "part, path, place"
 # The paths of each direction, told by its hashes, ranked by when they were first seen. Those of an ICMP answer, which
 # may have no line of its own, are under its request, too.
 RANKED = f"""
-    WITH rows AS (SELECT *, row_number() OVER () AS n FROM trace_rows)
-    SELECT h1, h2, part, path, row_number() OVER (PARTITION BY h1, h2 ORDER BY seen, place) AS rank FROM (
-        SELECT h1, h2, part, path, min(first_seen) AS seen, min(n) AS place FROM (
+    WITH rows AS (
+        SELECT *, epoch_us(first_seen)::HUGEINT * 4294967296 + row_number() OVER () AS place FROM trace_rows
+    )
+    SELECT h1, h2, part, path, row_number() OVER (PARTITION BY h1, h2 ORDER BY place) AS rank FROM (
+        SELECT h1, h2, part, path, min(place) AS place FROM (
             SELECT {direction_hashes("", "coalesce(icmp_type, sport, 0)", "coalesce(icmp_code, dport, 0)")}, {_SEEN}
             FROM rows
             UNION ALL
