@@ -182,7 +182,6 @@ def test_through_a_bridge_to_the_host() -> None:
     assert (handles(passage), passage.seen) == ([3, 4], ["prerouting", "input"])
 
 
-@pytest.mark.xfail(strict=True, reason="with br_netfilter the number changes behind prerouting, and what comes is lost")
 def test_from_a_bridge_that_calls_iptables() -> None:
     """With bridge-nf-call-iptables a bridge meets prerouting of IP, and the host goes on with another number."""
     assembler = fed([
@@ -193,7 +192,6 @@ def test_from_a_bridge_that_calls_iptables() -> None:
     assert (handles(passage), passage.seen) == ([3], ["prerouting", "forward", "postrouting"])
 
 
-@pytest.mark.xfail(strict=True, reason="a packet that is routed into a bridge is over at postrouting of IP")
 def test_routed_into_a_bridge() -> None:
     """A packet that leaves IP through a bridge goes on in the bridge's hooks."""
     assembler = fed([
@@ -224,7 +222,6 @@ def test_somebody_elses_trace() -> None:
     assert (handles(passage), passage.seen, assembler.headless) == ([3, 4], ["forward", "postrouting"], 0)
 
 
-@pytest.mark.xfail(strict=True, reason="the next packet's steps go to the one that had its id, as long as that is kept")
 @pytest.mark.parametrize("settling", [False, True])
 def test_somebody_elses_trace_with_the_id_of_a_packet_that_is_gone(settling: bool) -> None:
     """A first step with the headers of another packet is that packet's, though the last owner of the id is kept."""
@@ -483,9 +480,6 @@ def test_logs_that_come_first() -> None:
     assert numbers(passage) == [("PREROUTING", 1)]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a log that waited for its packet's beginning sets the packet's last message back"
-)
 def test_logs_that_came_first_do_not_make_a_packet_older() -> None:
     """A packet's last message stays the last one, though an earlier log is found to be its; later logs are its, too."""
     assembler = with_legacy([])

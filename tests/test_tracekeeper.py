@@ -63,7 +63,6 @@ def test_equal_packets_are_counted(tmp_path: File) -> None:
     assert rows(tmp_path / "rec") == [("10.0.0.1", 3, NOON, NOON + 2, 0)]
 
 
-@pytest.mark.xfail(strict=True, reason="the time of the trace that is taken first is kept as that of the first one")
 def test_packets_that_are_over_in_another_order(tmp_path: File) -> None:
     """A packet that came first and was over last (it waited for a program) is the first one all the same."""
     flushed(kept(trace(at=NOON + 5), trace(at=NOON)), tmp_path / "rec")

@@ -217,7 +217,6 @@ def test_what_a_trace_says_of_its_packet() -> None:
     assert resolver().trace(made) is None
 
 
-@pytest.mark.xfail(strict=True, reason="`left` lacks what an ICMP error is about, so it never equals `packet`")
 def test_left_of_an_icmp_error() -> None:
     """An ICMP error that nothing changed left as it came, with what it is about."""
     data = ip("192.0.2.1", "10.0.0.1", error(3, 3, ip("10.0.0.1", "10.0.0.2", udp(1000, 53), 17)), 1)
@@ -270,7 +269,6 @@ RETURNS = [
     nft("inet fw web", "continue", type="rule"),
     pytest.param(
         nft("inet fw web", "continue", type="return"),
-        marks=pytest.mark.xfail(strict=True, reason="the end of a chain as Linux before 5.18 or so tells it"),
     ),
 ]
 
@@ -615,7 +613,6 @@ def test_undecided(
     assert (path.verdict, path.decided, path.reached, path.expected) == ("undecided", None, reached, expected)
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="KeyError for a packet that was seen at egress alone")
 def test_seen_at_egress_alone() -> None:
     """A packet that somebody else's rule traces at egress, and nothing else, is undecided."""
     path = conclude(known(("egress", "accept", 0)), [], False, True)

@@ -28,6 +28,7 @@ _PROTOCOLS = {"tcp": 6, "udp": 17, "icmpv6": 58}
 _IDLE = 500_000  # µs without a message after which a packet is taken to have gone
 _QUEUED = 3_000_000  # the same for one that waits for a program (NFQUEUE)
 _SETTLE = 150_000  # µs after its end, for legacy logs still to come
+_MORE = 20_000  # the same for chains of bridges and of egress
 # Rules are in force some time before their change is announced (nf_tables_commit): so many µs, and so many messages.
 _NEAR, _MOST_NEAR = 20_000, 1024
 _LOOPBACK = 1  # number of lo in every network namespace
@@ -91,12 +92,13 @@ class Assembler:
     """Takes messages in their order, gives passages when they are over.
 
     legacy      whether legacy logs are to be waited for
+    more        whether there are chains behind the end of IP's hooks, of bridges and of egress
     verdict     what a logged rule did with its packet, as far as that is known
     headless    messages whose packet could not be told
     """
 
     def __init__(self) -> None:
-        self.legacy = False
+        self.legacy = self.more = False
         self.verdict: Callable[[LogMessage], str | None] = lambda message: None
         self.headless = 0
         self._open: dict[int, Passage] = {}  # by the kernel's number
@@ -129,11 +131,11 @@ class Assembler:
             self._feed_own(message, now)
             return
         passage = self._open.get(message.id)
-        if passage is None:
-            if (headers := _headers(message)) is None:
+        if passage is None or message.network:
+            passage = self._with_headers(message, passage, now)
+            if passage is None:
                 self.headless += 1
                 return
-            passage = self._begin(message, headers, now)
         passage.touched = now
         self._learn(passage, message)
         self._recent.append((now, passage, len(passage.nft)))
@@ -143,12 +145,34 @@ class Assembler:
         elif message.place.verdict == "queue":
             passage.queued = True
 
+    def _with_headers(self, message: TraceMessage, passage: Passage | None, now: int) -> Passage | None:
+        """The passage that a message with headers belongs to, given that of its number; None if it has no headers.
+
+        The number may be used again for a packet that others trace, and it changes with the device that a packet comes
+        in by: where a bridge calls iptables, between prerouting and what follows.
+        """
+        headers = _headers(
+            message, None if passage is None or passage.headers is None else passage.headers.packet.proto
+        )
+        if headers is None:
+            return passage
+        if passage is not None and passage.headers is not None and passage.headers.identity == headers.identity:
+            return passage
+        under_way = (one for one in self._by_identity.get(headers.identity, ()) if one.seen == ["prerouting"])
+        found = next((one for one in under_way if not one.ended), None)
+        if found is None:
+            return self._begin(message, headers, now)
+        self._open[message.id] = found
+        return found
+
     def _feed_own(self, message: TraceMessage, now: int) -> None:
         if not message.network:
             return
         passage = self._open.get(message.id)
         end = ENDS.get(message.place.chain)
         if end is not None:
+            if passage is None and any(one.seen == ["prerouting"] for one in self._alike(message)):
+                passage = self._with_headers(message, None, now)
             if passage is not None:
                 self._reach_end(passage, message, end, now)
             return
@@ -165,6 +189,10 @@ class Assembler:
         passage.nft.append(hook)
         passage.touched, passage.ended = now, 0
         self._learn(passage, message)
+
+    def _alike(self, message: TraceMessage) -> list[Passage]:
+        headers = _headers(message)
+        return [] if headers is None else self._by_identity.get(headers.identity, [])
 
     def _begin(self, message: TraceMessage, headers: Headers, now: int) -> Passage:
         self._open[message.id] = passage = self._new(headers, now)
@@ -237,7 +265,7 @@ class Assembler:
         passage = next((one for one in order + found if self._follows(one, step)), found[-1])
         self._logged[headers.identity] = passage
         passage.legacy.append(step)
-        passage.touched = now
+        passage.touched = max(now, passage.touched)
         if headers.packet.about is not None and passage.headers is not None:  # trace messages are too short for it
             packet = replace(passage.headers.packet, about=headers.packet.about)
             passage.headers = passage.headers._replace(packet=packet)
@@ -298,7 +326,7 @@ class Assembler:
 
     def _is_over(self, passage: Passage, now: int) -> bool:
         if passage.ended:
-            return not self.legacy or now - passage.touched > _SETTLE
+            return now - passage.touched > (_SETTLE if self.legacy else _MORE if self.more else -1)
         return now - passage.touched > (_QUEUED if passage.queued else _IDLE)
 
     def _forget(self, over: list[Passage]) -> None:
@@ -322,7 +350,11 @@ class Assembler:
 
 def _continues(passage: Passage, message: TraceMessage, hook: str) -> bool:
     """Whether a beginning is that of a packet that is under way: seen at ingress or by another instance before."""
-    if (message.place.family, message.place.table, hook) in passage.tables or passage.ended:
+    if (message.place.family, message.place.table, hook) in passage.tables:
+        return False
+    if message.place.family == "bridge" and hook == "output":  # what was routed leaves through a bridge
+        return passage.seen[-1:] == ["postrouting"]
+    if passage.ended:
         return False
     if hook == "prerouting":
         return all(seen in ("ingress", "prerouting") for seen in passage.seen)
@@ -340,7 +372,7 @@ def _headers(message: TraceMessage, proto: int | None = None) -> Headers | None:
 # How far a packet is, by hook number of linux/netfilter.h: prerouting, input, forward, output, postrouting.
 _STAGES = {3: 0, 4: 1, 0: 2, 1: 3, 2: 3}
 _OUTPUT, _POSTROUTING, _FORWARDED_POSTROUTING = 3, 4, 4
-_ENDINGS = frozenset(("drop", "reject", "stolen", "queue"))
+_ENDINGS = frozenset(("drop", "reject", "stolen"))
 HOOK_CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")  # by hook number, the same in every table
 _PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}
 

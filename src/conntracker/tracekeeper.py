@@ -40,7 +40,7 @@ class TraceKeeper:
                 self._rows[key] = [1, trace.time, trace.time]
             else:
                 row[0] += 1
-                row[2] = max(row[2], trace.time)
+                row[1], row[2] = min(row[1], trace.time), max(row[2], trace.time)
 
     def _number(self, path: Path) -> int:
         number = self._numbers.get(id(path))

@@ -136,6 +136,9 @@ class Tracer:
             self._remove_tables()
             for table in wanted:
                 self._tables.append((table, OwnedTable(table.text, table.family)))
+        self._assembler.more = any(
+            chain.hook is not None and (chain.family == "bridge" or chain.hook == "egress") for chain in snapshot.chains
+        )
         self._listen_to_legacy(snapshot)
         if self._rules.read:
             for line in self._rules.read[-1][1].missing:

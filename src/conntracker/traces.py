@@ -26,7 +26,7 @@ _DECIDING_HOOKS = frozenset(("input", "forward", "output"))
 # What can come after a hook, where a packet was last seen there.
 _NEXT = {
     "ingress": ("prerouting",), "prerouting": ("input", "forward"), "input": (), "forward": ("postrouting",),
-    "output": ("postrouting",), "postrouting": (), None: (),
+    "output": ("postrouting",), "postrouting": (), "egress": (), None: (),
 }  # fmt: skip
 _LOOPBACK = 1
 _MOST_PATHS = 100_000  # interned
@@ -131,8 +131,11 @@ class Resolver:
         if path is None:
             path = self._paths[key] = conclude(self._merged(passage), passage.seen, loops, passage.complete)
         packet = passage.headers.packet
+        left = passage.left or packet
+        if left == replace(packet, about=None):
+            left = packet
         return Trace(
-            passage.born, packet, passage.left or packet, self._interface(passage.iif),
+            passage.born, packet, left, self._interface(passage.iif),
             self._interface(passage.oif), passage.ct_id, path,
         )  # fmt: skip
 
@@ -266,7 +269,7 @@ def _nft_step(place: Place, base: Chain | None, rule: Rule | None, certain: bool
     verdict, kind_of_step = place.verdict, place.type
     if place.handle is not None and rule is None:
         rule = Rule(kind, place.family, place.table, place.chain, None, place.handle, None)
-    if place.handle is None and kind_of_step == "rule":
+    if place.handle is None and kind_of_step != "policy":  # Linux before 5.15 says return here, later ones rule
         verdict = "return"
     if verdict == "return":
         kind_of_step = "return"

@@ -123,7 +123,6 @@ def test_several_paths(paths: list[list[Step]], merged: list[Step]) -> None:
     assert lines(*(path(*steps) for steps in paths)) == lines(path(*merged))
 
 
-@pytest.mark.xfail(strict=True, reason="a step that is new stands behind all others of its hook and priority")
 def test_a_step_before_one_that_is_known() -> None:
     """A later packet's own steps stand before those that it met after them, in the same chain, too."""
     third = rule("forward", "F", 3)

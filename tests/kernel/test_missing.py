@@ -54,7 +54,7 @@ def lab() -> Iterator[Lab]:
 
 
 def watch(lab: Lab, hide: str, log: Path) -> tuple[int, str]:
-    """Runs `conntracker -t -e` where a file or directory is hidden, lets a packet be dropped; its exit code and words."""
+    """Runs `conntracker -t -e` where a path is hidden, lets a packet be dropped; its exit code and words."""
     empty = "mount -t tmpfs none" if os.path.isdir(hide) else "mount --bind /dev/null"
     script = f'{empty} {hide} && exec "$@"' if hide else 'exec "$@"'
     command = [sys.executable, "-m", "conntracker", "-t", "-e", "-o", str(log)]

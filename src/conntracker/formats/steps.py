@@ -36,14 +36,16 @@ def step_lines(paths: Iterable[Path]) -> list[str]:
     merged: list[tuple[tuple[int, int], str]] = []
     ends: list[str] = []
     for path in paths:
+        steps = list(dict.fromkeys(_placed(path)))
         at = 0
-        for place, line in dict.fromkeys(_placed(path)):
-            if (place, line) in merged:
-                at = merged.index((place, line)) + 1
+        for number, step in enumerate(steps):
+            if step in merged:
+                at = merged.index(step) + 1
                 continue
-            while at < len(merged) and merged[at][0] <= place:
+            later = [merged.index(one) for one in steps[number + 1 :] if one in merged]
+            while at < min(later, default=len(merged)) and merged[at][0] <= step[0]:
                 at += 1
-            merged.insert(at, (place, line))
+            merged.insert(at, step)
             at += 1
         if (end := _end(path)) is not None and end not in ends:
             ends.append(end)
