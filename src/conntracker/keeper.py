@@ -15,7 +15,7 @@ import numpy as np
 from conntracker.clock import now
 from conntracker.flows import FlowTable
 from conntracker.formats import log
-from conntracker.formats.steps import all_step_lines
+from conntracker.formats.steps import step_lines
 from conntracker.model import LOG_GROUPS, U32, U64, Batch, Loss, protocol_name
 from conntracker.recording.writer import RecordingWriter
 from conntracker.rules.snapshot import Texts
@@ -189,12 +189,11 @@ class Keeper:
             if self._spilled:
                 raise
             return log.write_log(out, self._directions, self.traces.steps())  # without the traces on the full disk
-        from conntracker.recording.query import direction_steps, log_directions
         from conntracker.recording.reader import open_recording
+        from conntracker.recording.stepped import log_with_steps
 
         with open_recording(self._recording.path) as recording:
-            groups = log_directions(recording, everything=self._everything)
-            return log.write_groups(out, groups, all_step_lines(direction_steps(recording)))
+            return log.write_groups(out, *log_with_steps(recording, step_lines, everything=self._everything))
 
     def _directions(self, family: int, proto: int) -> tuple[tuple[U64, ...], U32]:
         """Those of the flows and, if everything is wanted, of the traced packets."""

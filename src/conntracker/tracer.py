@@ -23,13 +23,14 @@ from conntracker.model import DecodeError, Loss
 from conntracker.restore import Changes, read_sysctl
 from conntracker.rules.snapshot import Snapshot, Texts
 from conntracker.rulewatch import RuleWatch
+from conntracker.sources.counters import Counters
 from conntracker.sources.netlink import wait
 from conntracker.sources.netns import Namespace
 from conntracker.sources.nftables import OwnedTable
 from conntracker.sources.tracing import LogSocket, TraceSocket, interface_name
 from conntracker.steps import Trace
 from conntracker.traces import Resolver
-from conntracker.tracetable import TraceOptions, TraceTable, read_counters, tables
+from conntracker.tracetable import COUNTERS, TraceOptions, TraceTable, tables
 from conntracker.wire import netlink, nflog, nftrace
 
 LOGGERS = ("net/netfilter/nf_log/2", "net/netfilter/nf_log/10")
@@ -90,12 +91,16 @@ class Tracer:
 
     def close(self) -> None:
         """Takes the private tables away and puts everything back; again is harmless."""
-        self._remove_tables()
-        self._stack.close()
+        try:
+            self._remove_tables()
+        finally:
+            self._stack.close()
 
     def _open(self) -> None:
         self._socket = TraceSocket()
         self._stack.callback(self._socket.close)
+        self._counters = Counters()
+        self._stack.callback(self._counters.close)
         self._rules = RuleWatch()
         self._stack.callback(self._rules.close)
         self._resolver = Resolver(self._rules.known, self._interface)
@@ -160,7 +165,8 @@ class Tracer:
         counts: Counter[str] = Counter()
         try:
             for table, owned in self._tables:
-                counts.update(read_counters(owned.run(f"list counters table {table.family} {owned.name}")))
+                packets = self._counters.packets(table.family, owned.name)
+                counts.update({name: packets.get(name, 0) for name in COUNTERS})
         except OSError as error:
             self._say_once(f"what was not traced cannot be counted: {error.strerror or error}")
             return

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from conntracker.filters import Filter
 from conntracker.model import IPS_SEEN_REPLY, UNKNOWN
-from conntracker.recording.query import direction_steps, flows_query, groups_query, log_directions
+from conntracker.recording.query import flows_query, groups_query, log_directions
 from conntracker.recording.reader import open_recording
 from conntracker.recording.schema import MACROS
 from conntracker.recording.writer import RecordingWriter
 from support.columns import MINUTE, NOON
-from support.traces import ACCEPTED, DROPPED, LOST, icmp, row, tcp
+from support.traces import icmp, row, tcp
 from support.traces import record as traced
 
 Make = Callable[..., Any]
@@ -237,36 +237,3 @@ def test_everything(tmp_path: Path) -> None:
     ]
     late = directions(path, {"everything": True, "since": NOON + 1})
     assert late == [*known[:2], ("TCPv4", "10.0.0.9", "10.0.0.2", 1, 443), known[2]]
-
-
-def test_steps_of_directions(tmp_path: Path) -> None:
-    """Each direction has its distinct paths in packet order; those of an answer stand under its request, too."""
-    packet = tcp("10.0.0.1", 40000, "10.0.0.2", 80)
-    path = traced(
-        tmp_path / "rec",
-        traces=[
-            row(packet, path=2),
-            row(packet, path=1),
-            row(packet, path=2, ct_id=7),
-            row(packet, path=3, at=NOON - 1),
-            row(icmp("10.0.0.2", "10.0.0.1", 0, 0, 7)),
-            row(icmp("fd00::1", "fd00::2", 128, 0, 7), path=3),
-            row(icmp("fd00::2", "fd00::1", 129, 0, 7), path=2, at=NOON + 1),
-        ],
-    )
-    one, two = (int(ipaddress.ip_address(text)) for text in ("10.0.0.1", "10.0.0.2"))
-    first, second = (int(ipaddress.ip_address(text)) for text in ("fd00::1", "fd00::2"))
-    with open_recording(path) as recording:
-        assert direction_steps(recording) == {
-            (4, 6, one, two, 40000, 80): [LOST, DROPPED, ACCEPTED],
-            (4, 1, two, one, 0, 0): [ACCEPTED],
-            (4, 1, one, two, 8, 0): [ACCEPTED],
-            (6, 58, first, second, 128, 0): [LOST, DROPPED],
-            (6, 58, second, first, 129, 0): [DROPPED],
-        }
-
-
-def test_no_steps(record: Make, flows: Make) -> None:
-    """A recording without traces has none."""
-    with open_recording(record(flows({}))) as recording:
-        assert direction_steps(recording) == {}

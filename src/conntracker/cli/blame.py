@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from conntracker.cli.capture import duration
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 NONE_FOUND = 1
+VERDICTS = ("accept", "drop", "reject", "queue", "stolen", "undecided")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -35,6 +37,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="an object a line")
     parser.add_argument("--path", action="store_true", help="a diagram of netfilter with the way marked in it")
     parser.add_argument("--group-by", choices=("rule",), help="each rule with what it decided, most flows first")
+    parser.add_argument(
+        "--verdict", metavar="LIST", help=f"only what came to this: {', '.join(VERDICTS)}; a list with commas"
+    )
     parser.add_argument("--since", metavar="TIME", help="flows alive at or after TIME: 2026-01-31T09:30, 09:30, 10m")
     parser.add_argument("--until", metavar="TIME", help="flows alive at or before TIME")
     parser.add_argument("--limit", metavar="N", type=int, help="at most N flows, the newest; or N rules, the first")
@@ -75,6 +80,16 @@ def _check(args: Namespace) -> None:
         if args.read is not None and value is not None:
             raise ValueError(f"{option} does not go with -r: nothing is captured")
     _times(args)
+    _verdicts(args)
+
+
+def _verdicts(args: Namespace) -> set[str] | None:
+    if args.verdict is None:
+        return None
+    wanted = {word.strip() for word in args.verdict.split(",")}
+    if unknown := sorted(wanted - set(VERDICTS)):
+        raise ValueError(f"--verdict: no verdict {unknown[0]!r}; there are: {', '.join(VERDICTS)}")
+    return wanted
 
 
 def _times(args: Namespace) -> tuple[int | None, int | None]:
@@ -89,6 +104,7 @@ def _times(args: Namespace) -> tuple[int | None, int | None]:
 
 def _answer(recording: Recording, args: Namespace) -> Iterator[str]:
     where = filter_of(args), *_times(args)
+    verdicts = _verdicts(args)
     # A pipe is read by people too: lines as wide as the narrowest terminal.
     width = max(40, shutil.get_terminal_size().columns) if os.isatty(1) or "COLUMNS" in os.environ else 80
     if args.group_by:
@@ -96,7 +112,8 @@ def _answer(recording: Recording, args: Namespace) -> Iterator[str]:
         from conntracker.formats.blame import rules_lines
         from conntracker.formats.blame_json import rule_json
 
-        rules = by_rule(recording, *where)[: args.limit]
+        rules = [one for one in by_rule(recording, *where) if verdicts is None or one.path.verdict in verdicts]
+        rules = rules[: args.limit]
         yield from map(rule_json, rules) if args.json else rules_lines(rules, width)
         return
     from conntracker.answers.blame import blame
@@ -104,7 +121,9 @@ def _answer(recording: Recording, args: Namespace) -> Iterator[str]:
     from conntracker.formats.blame_json import blame_json
     from conntracker.formats.path import diagram
 
-    for number, one in enumerate(blame(recording, *where, limit=args.limit)):
+    limit = args.limit if verdicts is None else None  # the newest of those with that verdict, not of all
+    wanted = (one for one in blame(recording, *where, limit=limit) if verdicts is None or one.verdict in verdicts)
+    for number, one in enumerate(islice(wanted, args.limit)):
         if args.json:
             yield blame_json(one)
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from conntracker.formats.table import printable
 from conntracker.steps import UNDECIDED, Path, Step
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def step_lines(paths: Iterable[Path]) -> list[str]:
             at += 1
         if (end := _end(path)) is not None and end not in ends:
             ends.append(end)
-    return [_INDENT + line for line in [*dict.fromkeys(line for _, line in merged), *ends]]
+    return [_INDENT + printable(line) for line in [*dict.fromkeys(line for _, line in merged), *ends]]
 
 
 _STAGES = {"ingress": -1, "output": 0, "prerouting": 2, "input": 3, "forward": 3, "egress": 5}

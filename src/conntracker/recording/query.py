@@ -12,11 +12,9 @@ from conntracker.model import (
     IPS_SEEN_REPLY,
     LOG_GROUPS,
     protocol_name,
-    protocol_number,
     unpack_addresses,
 )
 from conntracker.recording.join import REQUESTS, matching, seen_inside
-from conntracker.recording.paths import UNKNOWN_PATH, load_paths
 from conntracker.recording.views import VIEW_NAMES, condition
 
 if TYPE_CHECKING:
@@ -25,11 +23,10 @@ if TYPE_CHECKING:
     from conntracker.filters import Filter
     from conntracker.recording.arrow import Columns
     from conntracker.recording.reader import Recording
-    from conntracker.steps import Path
 
     Direction = tuple[int, int, int, int, int, int]
 
-__all__ = ["direction_hashes", "direction_steps", "flows_query", "groups_query", "log_directions"]
+__all__ = ["direction_hashes", "flows_query", "groups_query", "log_directions"]
 
 TUPLE = ("src_hi", "src_lo", "dst_hi", "dst_lo", "sport", "dport")
 SUM_NAMES = ("flows", *COUNTERS, "first_seen", "last_seen")
@@ -132,34 +129,6 @@ def _traced(filter: Filter | None, since: int | None, until: int | None) -> str:
         f" OR icmp_type NOT IN {tuple(REQUESTS)}"
         f" OR (src_hi, src_lo, dst_hi, dst_lo, {asked}, icmp_code) NOT IN ({request})"
     )
-
-
-def direction_steps(recording: Recording) -> dict[Direction, list[Path]]:
-    """The distinct paths of the traced packets of each direction, in the order in which they were first seen.
-
-    A direction is family, protocol number, source, destination, and source and destination port (for ICMP type and
-    code), as in the text log; the paths of an ICMP answer are there under its request, too.
-    """
-    paths = load_paths(recording)
-    names = ("family", "proto", *TUPLE, "icmp_type", "icmp_code", "part", "path")
-    query = (
-        f"SELECT {', '.join(names)}, min(first_seen) AS seen, min(n) AS place"  # noqa: S608
-        f" FROM (SELECT *, row_number() OVER () AS n FROM trace_rows) GROUP BY {', '.join(names)} ORDER BY seen, place"
-    )
-    found: dict[Direction, dict[int, Path]] = {}
-    for chunk in recording.chunks(query):
-        rows = zip(*(chunk[name].tolist() for name in names), strict=True)
-        for family, proto, src_hi, src_lo, dst_hi, dst_lo, sport, dport, kind, code, part, number in rows:
-            path = paths.get((part, number), UNKNOWN_PATH)
-            one = protocol_number(proto)
-            src, dst = src_hi << 64 | src_lo, dst_hi << 64 | dst_lo
-            key = (
-                (family, one, src, dst, sport or 0, dport or 0) if kind is None else (family, one, src, dst, kind, code)
-            )
-            found.setdefault(key, {})[id(path)] = path
-            if kind in REQUESTS:
-                found.setdefault((family, one, dst, src, REQUESTS[kind], code), {})[id(path)] = path
-    return {key: list(chosen.values()) for key, chosen in found.items()}
 
 
 def _directions(table: str, family: int, proto: str, sets: str | None) -> str:
