@@ -34,6 +34,11 @@ _NEAR, _MOST_NEAR = 20_000, 1024
 _LOOPBACK = 1  # number of lo in every network namespace
 
 
+def _is_named_so(family: str, table: str) -> bool:
+    del family
+    return OWN_TABLE.fullmatch(table) is not None
+
+
 class NftStep(NamedTuple):
     """A step as nf_tables told it.
 
@@ -67,6 +72,8 @@ class Passage:
     nft             NftStep, and the hooks of our own table's messages as text, in their order
     seen            hooks at whose end it was seen, and 'prerouting', 'output' or 'ingress' where it began
     into_host       whether a bridge handed it to the host, whose IP hooks come next, under another number
+    handed_over     whether it went on under another number
+    came_in         how many of `nft` there were when it was first said where it would go; 0 if it never was
     ended           when it was known to have gone: left, arrived, or dropped by nf_tables; 0 before that
     """
 
@@ -85,19 +92,23 @@ class Passage:
     ended: int = 0
     queued: bool = False
     into_host: bool = False
+    handed_over: bool = False
+    came_in: int = 0
     complete: bool = True
 
 
 class Assembler:
     """Takes messages in their order, gives passages when they are over.
 
+    is_own      whether a table, by family and name, is ours or another instance's
     legacy      whether legacy logs are to be waited for
     more        whether there are chains behind the end of IP's hooks, of bridges and of egress
     verdict     what a logged rule did with its packet, as far as that is known
     headless    messages whose packet could not be told
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_own: Callable[[str, str], bool] = _is_named_so) -> None:
+        self._is_own = is_own
         self.legacy = self.more = False
         self.verdict: Callable[[LogMessage], str | None] = lambda message: None
         self.headless = 0
@@ -108,6 +119,7 @@ class Assembler:
         self._waiting: list[tuple[int, LegacyStep, Headers]] = []
         self._recent: deque[tuple[int, Passage, int]] = deque(maxlen=_MOST_NEAR)  # and when they were read
         self._drained = self._born = 0
+        self._gap = False
         self.epoch = 0
 
     # --- nf_tables ---------------------------------------------------------------------------------------------
@@ -124,10 +136,13 @@ class Assembler:
     def drained(self, now: int) -> None:
         """Nothing more waits: a change announced from now on comes later than this."""
         self._drained = now
+        if self._gap:  # it was somewhere in what has been fed
+            self._mark_incomplete()
+            self._gap = False
 
     def feed(self, message: TraceMessage, now: int) -> None:
         """One trace message."""
-        if message.place.table.startswith("conntracker_") and OWN_TABLE.fullmatch(message.place.table):
+        if message.place.table.startswith("conntracker_") and self._is_own(message.place.family, message.place.table):
             self._feed_own(message, now)
             return
         passage = self._open.get(message.id)
@@ -157,13 +172,33 @@ class Assembler:
         if headers is None:
             return passage
         if passage is not None and passage.headers is not None and passage.headers.identity == headers.identity:
+            if not passage.ended or message.place.family == "netdev":
+                return passage
+            # It had gone. A bridge floods copies: they come in once, and may have the same number, one after the other.
+            passage = self._copy(passage, headers, now) if passage.came_in else self._begin(message, headers, now)
+            self._open[message.id] = passage
             return passage
-        under_way = (one for one in self._by_identity.get(headers.identity, ()) if one.seen == ["prerouting"])
-        found = next((one for one in under_way if not one.ended), None)
-        if found is None:
+        source = headers.packet.src, headers.packet.sport
+        alike = [one for one in self._by_identity.get(headers.identity, ()) if source in one.sources]
+        found = next(
+            (one for one in alike if one.seen == ["prerouting"] and not one.ended and not one.handed_over), None
+        )
+        if found is not None:
+            found.handed_over = True
+            found.came_in = found.came_in or len(found.nft)
+        elif (first := next((one for one in alike if one.handed_over), None)) is not None:
+            found = self._copy(first, headers, now)  # a bridge floods it: each copy goes a way of its own
+        else:
             return self._begin(message, headers, now)
         self._open[message.id] = found
         return found
+
+    def _copy(self, passage: Passage, headers: Headers, now: int) -> Passage:
+        """Another packet that came in as this one did."""
+        copy = self._new(passage.headers or headers, now)
+        copy.nft, copy.seen, copy.tables = passage.nft[: passage.came_in], ["prerouting"], set(passage.tables)
+        copy.iif, copy.came_in, copy.handed_over = passage.iif, passage.came_in, passage.handed_over
+        return copy
 
     def _feed_own(self, message: TraceMessage, now: int) -> None:
         if not message.network:
@@ -171,7 +206,7 @@ class Assembler:
         passage = self._open.get(message.id)
         end = ENDS.get(message.place.chain)
         if end is not None:
-            if passage is None and any(one.seen == ["prerouting"] for one in self._alike(message)):
+            if passage is None and any(one.seen == ["prerouting"] or one.handed_over for one in self._alike(message)):
                 passage = self._with_headers(message, None, now)
             if passage is not None:
                 self._reach_end(passage, message, end, now)
@@ -209,6 +244,8 @@ class Assembler:
     def _handed_over(self, message: TraceMessage, headers: Headers) -> Passage | None:
         """The passage that went out through loopback, or from a bridge into the host, and now comes in."""
         for passage in self._by_identity.get(headers.identity, ()):
+            if not _is_same(headers.packet, passage.left):
+                continue  # looks alike, and is of another flow
             if passage.into_host and message.place.family != "bridge":
                 passage.into_host = False
                 return passage
@@ -233,6 +270,8 @@ class Assembler:
 
     @staticmethod
     def _learn(passage: Passage, message: TraceMessage) -> None:
+        if message.oif and not passage.came_in and passage.seen[:1] == ["prerouting"]:
+            passage.came_in = len(passage.nft)
         if message.iif and not passage.iif:
             passage.iif = message.iif
         if message.oif:
@@ -261,8 +300,8 @@ class Assembler:
         # Several packets may look alike (UDPv6 of equal length). The kernel logs one after the other: so this is the
         # one that the last log was about, until that cannot be, and then the next one.
         current = self._logged.get(headers.identity)
-        order = [current] if current is not None and any(one is current for one in found) else []
-        passage = next((one for one in order + found if self._follows(one, step)), found[-1])
+        found.sort(key=lambda one: (not _leads_to(one, headers.packet), one is not current))
+        passage = next((one for one in found if self._follows(one, step)), found[-1])
         self._logged[headers.identity] = passage
         passage.legacy.append(step)
         passage.touched = max(now, passage.touched)
@@ -308,13 +347,19 @@ class Assembler:
     # --- giving out --------------------------------------------------------------------------------------------
 
     def lost(self) -> None:
-        """Messages were lost: what is under way may lack steps."""
+        """Messages were lost: what is under way may lack steps, and so may what is fed until nothing more waits."""
+        self._gap = True
+        self._mark_incomplete()
+
+    def _mark_incomplete(self) -> None:
         for passage in self._all:
             passage.complete = False
 
     def take(self, now: int, final: bool = False) -> list[Passage]:
         """The passages that are over; all of them if `final`."""
         self._adopt_waiting(now, final)
+        if self._gap:
+            self._mark_incomplete()
         over: list[Passage] = []
         staying: list[Passage] = []
         for passage in self._all:
@@ -346,6 +391,19 @@ class Assembler:
 
     def __iter__(self) -> Iterator[Passage]:
         return iter(self._all)
+
+
+def _leads_to(passage: Passage, packet: Packet) -> bool:
+    """Whether a packet goes to where the passage's packet went, before or after NAT."""
+    ends = [one for one in (passage.headers and passage.headers.packet, passage.left) if one is not None]
+    return any((packet.dst, packet.dport) == (one.dst, one.dport) for one in ends)
+
+
+def _is_same(one: Packet, other: Packet | None) -> bool:
+    """Whether two packets have the same tuple."""
+    return other is not None and (one.src, one.dst, one.sport, one.dport) == (
+        other.src, other.dst, other.sport, other.dport,
+    )  # fmt: skip
 
 
 def _continues(passage: Passage, message: TraceMessage, hook: str) -> bool:

@@ -14,12 +14,13 @@ from conntracker.assembly import OWN_TABLE
 from conntracker.clock import now
 from conntracker.model import DecodeError
 from conntracker.rules.snapshot import Snapshot, Texts, effect
-from conntracker.sources.rulesets import LegacyWatch, read_texts
+from conntracker.sources.rulesets import LegacyWatch, generation, read_texts
 from conntracker.traces import Rulesets
 from conntracker.wire import nflog
 from conntracker.wire.netlink import attributes
 from conntracker.wire.nftrace import CHANGES, FAMILIES, MADE_ANEW, MESSAGE_NEWGEN
 
+_FLAGS, _OWNER = 2, 0x2  # NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER
 _NAME, _GEN_ID = 1, 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are all 1; NFTA_GEN_ID (nf_tables.h)
 _LOOK = 0.05  # seconds between two looks at legacy rules, at least, while none of them is logged
 _READINGS = 3  # in a row, while legacy rules change under them; between two others we rest as long as one took
@@ -42,6 +43,8 @@ class RuleWatch:
         self._last: Texts | None = None
         self._begins: list[tuple[int, int]] = []  # (nft generation, the epoch that began with it)
         self._newest = 0  # generation announced last
+        self.own: set[tuple[str, str]] = set()
+        self._gap = False
         self._changing: dict[tuple[str, str], bool] = {}  # (family, table): whether it was made anew
         self._stale = True
         self._next = 0.0
@@ -73,9 +76,36 @@ class RuleWatch:
 
     def _note(self, kind: int, body: bytes) -> None:
         family, table = FAMILIES.get(body[0] if body else 0, ""), _text(body)
-        if not OWN_TABLE.fullmatch(table):
+        if kind in MADE_ANEW and OWN_TABLE.fullmatch(table) and _is_owned(body):
+            self.own.add((family, table))
+        elif (family, table) not in self.own:
             anew = kind in MADE_ANEW or self._changing.get((family, table), False)
             self._changing[family, table] = anew
+
+    def is_own(self, family: str, table: str) -> bool:
+        """Whether a table is ours or another instance's: of our names, and with an owner."""
+        return (family, table) in self.own
+
+    def lost(self) -> None:
+        """Messages were lost, announcements maybe too: what is fed until nothing more waits is of no known rules.
+
+        A new epoch begins, and another one with the next `drained`.
+        """
+        self._gap, self._stale = True, True
+        self._forget()
+
+    def drained(self) -> bool:
+        """Nothing more waits. Returns whether a new epoch begins, because messages had been lost."""
+        if not self._gap:
+            return False
+        self._gap, self._newest = False, generation() or self._newest
+        self._forget()
+        self._begins.append((self._newest, self.epoch))
+        return True
+
+    def _forget(self) -> None:
+        self.epoch += 1
+        self.known.forget(self.epoch)
 
     def look_at_legacy(self, logged: bool) -> bool:
         """Looks whether legacy rules changed; returns whether it did. The nearer looks are, the less stays uncertain.
@@ -112,7 +142,7 @@ class RuleWatch:
     def refresh(self, at_once: bool = False) -> bool:
         """Reads the rules if they changed, unless that was just done. Returns whether they were read."""
         began = time.monotonic()
-        if not self._stale or (began < self._next and not at_once):
+        if not self._stale or self._gap or (began < self._next and not at_once):
             return False
         self._stale = False
         if self._watch.changed():
@@ -126,6 +156,7 @@ class RuleWatch:
             self._stale = True
         self._next = 2 * time.monotonic() - began
         self.snapshot = Snapshot.parse(texts)
+        self.own |= texts.own
         epoch = self.epoch if texts.nft is None else self._epoch_of(texts.generation)
         self.known.put(self.snapshot, epoch, None if self._stale else self.legacy)
         if texts != self._last:
@@ -160,6 +191,13 @@ def _text(body: bytes) -> str:
         if kind == _NAME:
             return body[start : start + length].rstrip(b"\0").decode("utf-8", "surrogateescape")
     return ""
+
+
+def _is_owned(body: bytes) -> bool:
+    for kind, start, length in attributes(body, 4, len(body)):
+        if kind == _FLAGS:
+            return bool(int.from_bytes(body[start : start + length], "big") & _OWNER)
+    return False
 
 
 def _number(body: bytes) -> int:

@@ -62,7 +62,6 @@ class Tracer:
         self._refused_now: Counter[str] = Counter()
         self._tables: list[tuple[TraceTable, OwnedTable]] = []
         self._decoder = nftrace.TraceDecoder()
-        self._assembler = Assembler()
         self._over: list[Passage] = []  # and not given out yet
         self._names: dict[int, str | None] = {}
         self._log: LogSocket | None = None
@@ -103,6 +102,7 @@ class Tracer:
         self._stack.callback(self._counters.close)
         self._rules = RuleWatch()
         self._stack.callback(self._rules.close)
+        self._assembler = Assembler(self._rules.is_own)
         self._resolver = Resolver(self._rules.known, self._interface)
         self._calm = now()
         self._rules.refresh(at_once=True)
@@ -264,6 +264,8 @@ class Tracer:
                 self._feed(datagram, read)
             if not datagrams:
                 self._assembler.drained(read)
+                if self._drained():
+                    self._assembler.rules_changed()
                 break
         before = min(self._rules.legacy, self._rules.legacy_at(self._unfed_since))
         with self._namespace:
@@ -272,6 +274,10 @@ class Tracer:
             self._assembler.feed_legacy([LegacyStep(one, before, self._rules.legacy) for one in self._unfed], now())
             self._unfed = []
         self._watch_losses(now())
+
+    def _drained(self) -> bool:
+        with self._namespace:
+            return self._rules.drained()
 
     def _feed(self, datagram: bytes, read: int) -> None:
         try:
@@ -307,6 +313,8 @@ class Tracer:
             self.losses.append(Loss(self._calm, moment, "traces", dropped - self.lost))
             self.lost = dropped
             self._assembler.lost()
+            self._assembler.rules_changed()
+            self._rules.lost()
         self._calm = moment
 
 

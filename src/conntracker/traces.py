@@ -61,6 +61,7 @@ class Rulesets:
         self._legacy: dict[int, Snapshot] = {}
         self._changed: dict[tuple[str, str], list[int]] = {}  # (family, table): epochs that began with a change of it
         self._made_anew: dict[tuple[str, str], list[int]] = {}
+        self._unknown: list[int] = []  # epochs that began with a loss of announcements
 
     def put(self, snapshot: Snapshot, nft_epoch: int | None, legacy_epoch: int | None) -> None:
         """Keeps a snapshot as that of both epochs; None for one that changed while it was read."""
@@ -79,6 +80,11 @@ class Rulesets:
             if made_anew:
                 self._made_anew.setdefault(table, []).append(epoch)
 
+    def forget(self, epoch: int) -> None:
+        """Nobody knows what changed before this epoch began: no snapshot counts across its beginning."""
+        self.version += 1
+        self._unknown.append(epoch)
+
     def nft(self, family: str, table: str, first: int, last: int) -> Candidates:
         """What may have been in force for a table from one epoch to another."""
         found = [self._of_table((family, table), epoch) for epoch in range(first, last + 1)]
@@ -89,13 +95,14 @@ class Rulesets:
 
     def _of_table(self, table: tuple[str, str], epoch: int) -> Candidates:
         changes, anew = self._changed.get(table, []), self._made_anew.get(table, [])
-        version = bisect_right(changes, epoch)
+        version = bisect_right(changes, epoch), bisect_right(self._unknown, epoch)
         before = max((one for one in self._nft if one <= epoch), default=None)
         after = min((one for one in self._nft if one >= epoch), default=None)
         for near in (before, after):
-            if near is not None and bisect_right(changes, near) == version:
+            if near is not None and (bisect_right(changes, near), bisect_right(self._unknown, near)) == version:
                 return Candidates((self._nft[near],), True)
-        if before is None or after is None or bisect_right(anew, before) != bisect_right(anew, after):
+        breaks = sorted([*anew, *self._unknown])
+        if before is None or after is None or bisect_right(breaks, before) != bisect_right(breaks, after):
             return Candidates((), False)
         return Candidates((self._nft[before], self._nft[after]), False)
 

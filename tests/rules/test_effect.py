@@ -37,7 +37,7 @@ IPTABLES = """
 -A INPUT -j SET --add-set a src                                          ; continue
 -A PREROUTING -j TRACE                                                   ; continue
 -A PREROUTING -p tcp -j TPROXY --on-port 50080 --on-ip 0.0.0.0           ; ?
--A INPUT -p tcp -j SYNPROXY --wscale 7                                   ; ?
+-A INPUT -p tcp -j SYNPROXY --wscale 7                                   ; stolen
 -A INPUT -j CLUSTERIP --new                                              ; ?
 -A INPUT -j                                                              ; jump
 """

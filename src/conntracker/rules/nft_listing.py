@@ -35,8 +35,10 @@ _QUOTED = re.compile(r'"[^"]*"')
 _OF_IPTABLES = {"raw", "mangle", "nat", "filter", "security", "broute"}
 
 # Tables of our own (conntracker.sources.nftables.OwnedTable).
-_OWN = re.compile(r"conntracker_\d+(_\d+)?")
-_OWN_TABLE = re.compile(r"^table \w+ conntracker_\d+(?:_\d+)? \{.*?^\}(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+_OWN_TABLE = re.compile(
+    r"^table (\w+) (conntracker_\d+(?:_\d+)?) \{[^\n]*\n\tflags [^\n]*\bowner\b.*?^\}(?:\n|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
 
 # nft(8), 'Standard priority names'.
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
@@ -44,21 +46,20 @@ _BRIDGE_PRIORITIES = {"dstnat": -300, "filter": -200, "out": 100, "srcnat": 300}
 
 
 def listed_chains(text: str) -> Iterator[Chain]:
-    """The chains of all tables but our own, of kind nft."""
+    """The chains of all tables, of kind nft."""
     family = table = ""
     lines = iter(text.replace("\r\n", "\n").split("\n"))
     for line in lines:
         if line.startswith("table ") and (found := _TABLE.match(line)):
             family, table = found.groups()
         elif line.startswith("\tchain ") and (found := _CHAIN.match(line)):
-            body = _body(lines)
-            if not _OWN.fullmatch(table):
-                yield _chain(family, table, found[1], body)
+            yield _chain(family, table, found[1], _body(lines))
 
 
-def without_own(text: str) -> str:
-    """The listing without our own tables."""
-    return _OWN_TABLE.sub("", text)
+def without_own(text: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    """(the listing without our own tables, family and name of those): a user's of such a name has no owner."""
+    own = frozenset((found[1], found[2]) for found in _OWN_TABLE.finditer(text))
+    return _OWN_TABLE.sub("", text), own
 
 
 def unquoted(text: str) -> str:

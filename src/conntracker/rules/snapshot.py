@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from conntracker.rules.chain import Chain
@@ -25,12 +25,14 @@ class Texts:
                 absent where there are no such tables, empty where legacy tables could not be read
     generation  the nft generation in force while it was read, None if unknown
     missing     lines for a person: what could not be read, and why
+    own         family and name of our own tables that were there, and are left out
     """
 
     nft: str | None
     saves: Mapping[tuple[str, str], str]
     generation: int | None
     missing: tuple[str, ...] = ()
+    own: frozenset[tuple[str, str]] = field(default=frozenset(), compare=False)
 
 
 class Snapshot:

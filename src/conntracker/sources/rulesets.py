@@ -12,6 +12,7 @@ import shutil
 import socket
 import struct
 import subprocess
+from dataclasses import replace
 
 from conntracker.model import DecodeError
 from conntracker.rules.iptables_save import plain
@@ -53,7 +54,7 @@ def read_texts() -> Texts:
                 return texts
         finally:
             watch.close()
-    return Texts(texts.nft, texts.saves, None, (*texts.missing, "the rules changed all the while they were read"))
+    return replace(texts, generation=None, missing=(*texts.missing, "the rules changed all the while they were read"))
 
 
 def generation() -> int | None:
@@ -78,23 +79,23 @@ def generation() -> int | None:
 def _read_once(number: int | None) -> Texts:
     missing: list[str] = []
     saves: dict[tuple[str, str], str] = {}
-    nft = _nft_listing(missing)
+    nft, own = _nft_listing(missing)
     for family in ("ip", "ip6"):
         tables = {name for found, name in _NFT_TABLES.findall(nft or "") if found == family}
         if tables and (text := _nft_save(family, tables, missing)):
             saves["iptables-nft", family] = text
         if (save := _legacy_save(family, missing)) is not None:
             saves["iptables-legacy", family] = save
-    return Texts(nft, saves, number, tuple(missing))
+    return Texts(nft, saves, number, tuple(missing), own)
 
 
-def _nft_listing(missing: list[str]) -> str | None:
+def _nft_listing(missing: list[str]) -> tuple[str | None, frozenset[tuple[str, str]]]:
     try:
         with Nftables() as nft:
             return without_own(nft.run("list ruleset", NFT_CTX_OUTPUT_HANDLE | NFT_CTX_OUTPUT_STATELESS))
     except (LibraryMissing, OSError) as error:
         missing.append(f"no nft ruleset: {error.strerror if isinstance(error, OSError) else error}")
-        return None
+        return None, frozenset()
 
 
 def _nft_save(family: str, tables: set[str], missing: list[str]) -> str:
