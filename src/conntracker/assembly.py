@@ -103,6 +103,7 @@ class Assembler:
     is_own      whether a table, by family and name, is ours or another instance's
     legacy      whether legacy logs are to be waited for
     more        whether there are chains behind the end of IP's hooks, of bridges and of egress
+    hook_of     the hook of a base chain, as far as that is known
     verdict     what a logged rule did with its packet, as far as that is known
     headless    messages whose packet could not be told
     """
@@ -110,6 +111,7 @@ class Assembler:
     def __init__(self, is_own: Callable[[str, str], bool] = _is_named_so) -> None:
         self._is_own = is_own
         self.legacy = self.more = False
+        self.hook_of: Callable[[Place], str | None] = lambda place: None
         self.verdict: Callable[[LogMessage], str | None] = lambda message: None
         self.headless = 0
         self._open: dict[int, Passage] = {}  # by the kernel's number
@@ -172,7 +174,7 @@ class Assembler:
         if headers is None:
             return passage
         if passage is not None and passage.headers is not None and passage.headers.identity == headers.identity:
-            if not passage.ended or message.place.family == "netdev":
+            if not self._has_gone(passage, message.place):
                 return passage
             # It had gone. A bridge floods copies: they come in once, and may have the same number, one after the other.
             passage = self._copy(passage, headers, now) if passage.came_in else self._begin(message, headers, now)
@@ -192,6 +194,14 @@ class Assembler:
             return self._begin(message, headers, now)
         self._open[message.id] = found
         return found
+
+    def _has_gone(self, passage: Passage, place: Place) -> bool:
+        """Whether a message in a base chain cannot be of a passage: it was dropped, or is past the chain's hook."""
+        last = passage.nft[-1] if passage.nft else None
+        if isinstance(last, NftStep) and last.place.verdict == "drop":
+            return True
+        hook, seen = self.hook_of(place), passage.seen[-1] if passage.seen else None
+        return bool(passage.ended) and hook in _WAY and seen in _WAY and _WAY.index(hook) < _WAY.index(seen)
 
     def _copy(self, passage: Passage, headers: Headers, now: int) -> Passage:
         """Another packet that came in as this one did."""
@@ -427,6 +437,7 @@ def _headers(message: TraceMessage, proto: int | None = None) -> Headers | None:
         return None
 
 
+_WAY = ("ingress", "prerouting", "forward", "input", "output", "postrouting", "egress")
 # How far a packet is, by hook number of linux/netfilter.h: prerouting, input, forward, output, postrouting.
 _STAGES = {3: 0, 4: 1, 0: 2, 1: 3, 2: 3}
 _OUTPUT, _POSTROUTING, _FORWARDED_POSTROUTING = 3, 4, 4

@@ -18,7 +18,7 @@ from conntracker.sources.rulesets import LegacyWatch, generation, read_texts
 from conntracker.traces import Rulesets
 from conntracker.wire import nflog
 from conntracker.wire.netlink import attributes
-from conntracker.wire.nftrace import CHANGES, FAMILIES, MADE_ANEW, MESSAGE_NEWGEN
+from conntracker.wire.nftrace import CHANGES, FAMILIES, MADE_ANEW, MESSAGE_NEWGEN, Place
 
 _FLAGS, _OWNER = 2, 0x2  # NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER
 _NAME, _GEN_ID = 1, 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are all 1; NFTA_GEN_ID (nf_tables.h)
@@ -163,6 +163,11 @@ class RuleWatch:
             self._last = texts
             self.read.append((now(), texts))
         return True
+
+    def hook_of(self, place: Place) -> str | None:
+        """The hook of a base chain in the present ruleset."""
+        chain = None if self.snapshot is None else self.snapshot.nft_chain(place.family, place.table, place.chain)
+        return None if chain is None else chain.hook
 
     def verdict(self, message: nflog.LogMessage) -> str | None:
         """What the present ruleset says that a logged legacy rule or policy did."""

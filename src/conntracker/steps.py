@@ -148,7 +148,7 @@ class Trace:
 
     time            when its first message was read: microseconds since the epoch, UTC
     packet          as it came in (prerouting, ingress) or was made (output): the tuple of one direction of its flow
-    left            as it was last seen, after NAT; the same as `packet` where nothing changed
+    left            as it was last seen, after NAT; its `about`, which NAT changes too, is not known
     in_interface, out_interface   names (or numbers as text, if they are gone), None where there is none
     ct_id           CTA_ID of its flow (linux/netfilter/nfnetlink_conntrack.h); None where the kernel does not say
     path            see Path

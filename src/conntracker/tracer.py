@@ -103,6 +103,7 @@ class Tracer:
         self._rules = RuleWatch()
         self._stack.callback(self._rules.close)
         self._assembler = Assembler(self._rules.is_own)
+        self._assembler.hook_of = self._rules.hook_of
         self._resolver = Resolver(self._rules.known, self._interface)
         self._calm = now()
         self._rules.refresh(at_once=True)

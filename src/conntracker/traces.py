@@ -138,11 +138,8 @@ class Resolver:
         if path is None:
             path = self._paths[key] = conclude(self._merged(passage), passage.seen, loops, passage.complete)
         packet = passage.headers.packet
-        left = passage.left or packet
-        if left == replace(packet, about=None):
-            left = packet
         return Trace(
-            passage.born, packet, left, self._interface(passage.iif),
+            passage.born, packet, passage.left or packet, self._interface(passage.iif),
             self._interface(passage.oif), passage.ct_id, path,
         )  # fmt: skip
 

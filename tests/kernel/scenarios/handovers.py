@@ -9,27 +9,19 @@ from support.walk import Scenario
 
 __all__ = ["HANDOVERS", "MANY"]
 
+# In iptables' words alone: not every kernel has nft's own queue.
 HANDOVERS = (
     Scenario(
         "queue-that-nobody-reads",
         udp(53),
         "*forward ip filter FORWARD rule 1 queue",
         iptables="*filter\n-A FORWARD -p udp -j NFQUEUE --queue-num 5",
-        nft="table inet fw { chain forward { type filter hook forward priority 0; udp dport 53 queue num 5; } }",
-        nft_path="*forward inet fw forward rule 1 queue",
-        optional=True,
     ),
     Scenario(
         "unconditional-queue",
         udp(53, target="router"),
         "input ip filter INPUT rule 1 jump q; *input ip filter q rule 1 queue",
         iptables="*filter\n:q\n-A INPUT -j q\n-A q -j NFQUEUE --queue-num 0",
-        nft="""table inet fw {
-            chain q { queue num 0; }
-            chain input { type filter hook input priority 0; jump q; }
-        }""",
-        nft_path="input inet fw input rule 1 jump q; *input inet fw q rule 1 queue",
-        optional=True,
     ),
     Scenario(
         "queue-that-is-bypassed",
@@ -37,12 +29,6 @@ HANDOVERS = (
         """forward ip filter FORWARD rule 1 queue
           *forward ip security FORWARD rule 1 accept""",
         iptables="*filter\n-A FORWARD -p udp -j NFQUEUE --queue-num 5 --queue-bypass\n*security\n-A FORWARD -j ACCEPT",
-        nft="""table inet fw {
-            chain forward { type filter hook forward priority 0; udp dport 53 queue flags bypass to 5; }
-            chain later { type filter hook forward priority 10; accept; }
-        }""",
-        nft_path="forward inet fw forward rule 1 queue; *forward inet fw later rule 1 accept",
-        optional=True,
     ),
     Scenario(
         "synproxy",
