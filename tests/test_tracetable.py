@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from conntracker.tracetable import COUNTERS, MARKERS, TraceOptions, read_counters, tables
+from conntracker.tracetable import MARKERS, TraceOptions, tables
 
 
 def priorities(text: str) -> dict[str, int]:
@@ -83,11 +83,3 @@ def test_restriction_has_both_directions() -> None:
     for table in tables(TraceOptions(only="tcp dport 443"), ingress=["eth0"], bridge=True):
         starts = 1 if table.family == "netdev" else 2
         assert table.text.count("tcp dport 443 goto begin") == table.text.count("tcp sport 443 goto begin") == starts
-
-
-def test_counters_are_read() -> None:
-    """What nft lists of counters is read by name, others are left out."""
-    listing = "".join(f"\tcounter {name} {{\n\t\tpackets {7 + i} bytes 1\n\t}}\n" for i, name in enumerate(COUNTERS))
-    text = f"table inet x {{\n{listing}\tcounter other {{\n\t\tpackets 1 bytes 2\n\t}}\n}}\n"
-    assert read_counters(text) == {name: 7 + i for i, name in enumerate(COUNTERS)}
-    assert read_counters("") == {}

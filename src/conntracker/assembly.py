@@ -175,6 +175,7 @@ class Assembler:
             return passage
         if passage is not None and passage.headers is not None and passage.headers.identity == headers.identity:
             if not self._has_gone(passage, message.place):
+                passage.left = headers.packet
                 return passage
             # It had gone. A bridge floods copies: they come in once, and may have the same number, one after the other.
             passage = self._copy(passage, headers, now) if passage.came_in else self._begin(message, headers, now)
@@ -183,7 +184,7 @@ class Assembler:
         source = headers.packet.src, headers.packet.sport
         alike = [one for one in self._by_identity.get(headers.identity, ()) if source in one.sources]
         found = next(
-            (one for one in alike if one.seen == ["prerouting"] and not one.ended and not one.handed_over), None
+            (one for one in alike if one.seen[-1:] == ["prerouting"] and not one.ended and not one.handed_over), None
         )
         if found is not None:
             found.handed_over = True
@@ -206,7 +207,7 @@ class Assembler:
     def _copy(self, passage: Passage, headers: Headers, now: int) -> Passage:
         """Another packet that came in as this one did."""
         copy = self._new(passage.headers or headers, now)
-        copy.nft, copy.seen, copy.tables = passage.nft[: passage.came_in], ["prerouting"], set(passage.tables)
+        copy.nft, copy.seen, copy.tables = passage.nft[: passage.came_in], passage.seen[:1], set(passage.tables)
         copy.iif, copy.came_in, copy.handed_over = passage.iif, passage.came_in, passage.handed_over
         return copy
 
@@ -216,7 +217,9 @@ class Assembler:
         passage = self._open.get(message.id)
         end = ENDS.get(message.place.chain)
         if end is not None:
-            if passage is None and any(one.seen == ["prerouting"] or one.handed_over for one in self._alike(message)):
+            if passage is None and any(
+                one.seen[-1:] == ["prerouting"] or one.handed_over for one in self._alike(message)
+            ):
                 passage = self._with_headers(message, None, now)
             if passage is not None:
                 self._reach_end(passage, message, end, now)
@@ -256,6 +259,8 @@ class Assembler:
         for passage in self._by_identity.get(headers.identity, ()):
             if not _is_same(headers.packet, passage.left):
                 continue  # looks alike, and is of another flow
+            if passage.seen == ["ingress"] and not passage.ended:  # of the device below: it has another number here
+                return passage
             if passage.into_host and message.place.family != "bridge":
                 passage.into_host = False
                 return passage
@@ -311,10 +316,14 @@ class Assembler:
         # one that the last log was about, until that cannot be, and then the next one.
         current = self._logged.get(headers.identity)
         found.sort(key=lambda one: (not _leads_to(one, headers.packet), one is not current))
-        passage = next((one for one in found if self._follows(one, step)), found[-1])
+        passage = next((one for one in found if self._follows(one, step)), None)
+        if passage is None:
+            return False
         self._logged[headers.identity] = passage
         passage.legacy.append(step)
         passage.touched = max(now, passage.touched)
+        if not any(hook in ENDS.values() for hook in passage.seen):
+            passage.left = replace(headers.packet, about=None)
         if headers.packet.about is not None and passage.headers is not None:  # trace messages are too short for it
             packet = replace(passage.headers.packet, about=headers.packet.about)
             passage.headers = passage.headers._replace(packet=packet)

@@ -54,7 +54,7 @@ class Keeper:
         self._recording, self._interval, self._notice = recording, interval, notice
         self._flushed = self._written = now()
         self._max_flows = self._limit = max_flows
-        self._everything = everything
+        self._everything, self._trace_limit = everything, _MOST_TRACES
         self._spilled = self._failing = self._private = self._traced = False
         self._stack = contextlib.ExitStack()
 
@@ -85,8 +85,8 @@ class Keeper:
                     self._recording.add_ruleset(_named(rulesets[0][1]), rulesets[0][0])
                 del rulesets[0]
         rulesets.clear()
-        if len(self.traces) > _MOST_TRACES:
-            self._make_room()
+        if len(self.traces) > self._trace_limit:
+            self._make_room_for_traces()
 
     def note_tracing(self, facts: dict[str, int | str | bool | None]) -> None:
         """What the recording says of tracing: its options, and at the end what it missed."""
@@ -151,15 +151,33 @@ class Keeper:
             self._notice(f"{text}: finished flows stay in memory")
         self._limit = max(self._max_flows, len(self.table) + self._max_flows // 8)
 
+    def _make_room_for_traces(self) -> None:
+        """Traces go to disk. Without room there they stay in memory, and after some more the oldest are given up."""
+        try:
+            self._open_private(f"more than {_MOST_TRACES:,} traces")
+            self.flush()
+            self._trace_limit = _MOST_TRACES
+        except (OSError, ImportError) as error:
+            text = getattr(error, "strerror", None) or str(error)
+            if self._trace_limit == _MOST_TRACES:
+                self._notice(f"{text}: traces stay in memory")
+            if len(self.traces) > 4 * _MOST_TRACES:
+                self._notice(f"{text}: {self.traces.drop():,} traces given up, for lack of memory")
+            self._trace_limit = len(self.traces) + _MOST_TRACES
+
     def _spill(self) -> None:
+        self._open_private(f"more than {self._max_flows:,} flows: finished ones")
+        self.flush()
+        self._spilled = bool(self.table.drop_finished()) or self._spilled
+
+    def _open_private(self, what: str) -> None:
+        """A recording in a private temporary directory, where there is none."""
         if self._recording is None:
             directory = tempfile.mkdtemp(prefix="conntracker-")
             self._stack.callback(shutil.rmtree, directory, ignore_errors=True)
             self._recording = self._stack.enter_context(RecordingWriter(directory))
             self._interval, self._private = 1 << 62, True
-            self._notice(f"more than {self._max_flows:,} flows: finished ones go to {directory} until the end")
-        self.flush()
-        self._spilled = bool(self.table.drop_finished()) or self._spilled
+            self._notice(f"{what} go to {directory} until the end")
 
     def finish(self, counters: dict[str, int]) -> None:
         """The last segment of the recording, and its numbers. Raises OSError; what is missing is then noted, too."""

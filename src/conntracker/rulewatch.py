@@ -23,7 +23,8 @@ from conntracker.wire.nftrace import CHANGES, FAMILIES, MADE_ANEW, MESSAGE_NEWGE
 _FLAGS, _OWNER = 2, 0x2  # NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER
 _NAME, _GEN_ID = 1, 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are all 1; NFTA_GEN_ID (nf_tables.h)
 _LOOK = 0.05  # seconds between two looks at legacy rules, at least, while none of them is logged
-_READINGS = 3  # in a row, while legacy rules change under them; between two others we rest as long as one took
+_READINGS = 3  # in a row, while legacy rules change under them
+_REST = 3  # times as long as a reading took, before the next one: a host that reloads all the time
 
 
 class RuleWatch:
@@ -32,6 +33,7 @@ class RuleWatch:
     known      the snapshots, by epoch
     epoch      of nf_tables' rules, counted by the announcements that were fed
     legacy     of the legacy rules
+    changes    how often other rules were read than before
     read       what was read since the caller last emptied it: (when, texts)
     """
 
@@ -44,6 +46,8 @@ class RuleWatch:
         self._begins: list[tuple[int, int]] = []  # (nft generation, the epoch that began with it)
         self._newest = 0  # generation announced last
         self.own: set[tuple[str, str]] = set()
+        self.changes = 0
+        self._ahead: tuple[int, Snapshot] | None = None  # read, and newer than what was announced to us so far
         self._gap = False
         self._changing: dict[tuple[str, str], bool] = {}  # (family, table): whether it was made anew
         self._stale = True
@@ -91,7 +95,7 @@ class RuleWatch:
 
         A new epoch begins, and another one with the next `drained`.
         """
-        self._gap, self._stale = True, True
+        self._gap, self._stale, self._ahead = True, True, None
         self._forget()
 
     def drained(self) -> bool:
@@ -137,10 +141,11 @@ class RuleWatch:
     @property
     def is_current(self) -> bool:
         """Whether the rules were read after the last change that is known of."""
-        return not self._stale
+        return not self._stale and self._ahead is None
 
     def refresh(self, at_once: bool = False) -> bool:
         """Reads the rules if they changed, unless that was just done. Returns whether they were read."""
+        self._place_what_was_ahead()
         began = time.monotonic()
         if not self._stale or self._gap or (began < self._next and not at_once):
             return False
@@ -154,15 +159,34 @@ class RuleWatch:
             self._legacy_changed()
         else:
             self._stale = True
-        self._next = 2 * time.monotonic() - began
+        self._next = time.monotonic() + _REST * (time.monotonic() - began)
+        self._take(texts)
+        return True
+
+    def _take(self, texts: Texts) -> None:
         self.snapshot = Snapshot.parse(texts)
         self.own |= texts.own
-        epoch = self.epoch if texts.nft is None else self._epoch_of(texts.generation)
-        self.known.put(self.snapshot, epoch, None if self._stale else self.legacy)
+        self.known.put(self.snapshot, None, None if self._stale else self.legacy)
+        if texts.nft is None:
+            self.known.put(self.snapshot, self.epoch, None)
+        elif texts.generation is None:
+            self._stale = True
+        else:
+            self._newest = self._newest or texts.generation
+            self._ahead = texts.generation, self.snapshot
+            self._place_what_was_ahead()
         if texts != self._last:
             self._last = texts
+            self.changes += 1
             self.read.append((now(), texts))
-        return True
+
+    def _place_what_was_ahead(self) -> None:
+        """A snapshot may be of rules whose announcement still waits to be read: only then its epoch is known."""
+        if self._ahead is not None and self._ahead[0] <= self._newest:
+            generation, snapshot = self._ahead
+            epoch = max((epoch for began, epoch in self._begins if began <= generation), default=0)
+            self.known.put(snapshot, epoch, None)
+            self._ahead = None
 
     def hook_of(self, place: Place) -> str | None:
         """The hook of a base chain in the present ruleset."""
@@ -179,16 +203,6 @@ class RuleWatch:
         if message.number > len(chain.rules):
             return chain.policy if message.type == "policy" else "return"
         return effect(chain.rules[message.number - 1])[0]
-
-    def _epoch_of(self, generation: int | None) -> int | None:
-        """The epoch of a generation; None if it may be of one not announced yet: then it is read again."""
-        if generation is None:
-            self._stale = True
-            return None
-        if self._newest and generation > self._newest:
-            self._stale = True
-            return None
-        return max((epoch for began, epoch in self._begins if began <= generation), default=0)
 
 
 def _text(body: bytes) -> str:

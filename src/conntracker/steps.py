@@ -127,6 +127,7 @@ class Path:
     reached     the last hook that was seen, None if none was
     expected    for UNDECIDED, the hooks of which one should have come next
     complete    False when trace messages were lost meanwhile: steps may be missing
+    blind       whether rules of iptables-legacy stood in its way that could not be traced: one of them may have decided
     """
 
     steps: tuple[Step, ...]
@@ -135,6 +136,7 @@ class Path:
     reached: str | None = None
     expected: tuple[str, ...] = ()
     complete: bool = True
+    blind: bool = False
 
     @property
     def deciding(self) -> Step | None:

@@ -62,6 +62,11 @@ class TraceKeeper:
         if len(self._paths) > _MOST_PATHS:
             self._paths, self._numbers = {}, {}
 
+    def drop(self) -> int:
+        """Forgets all rows that were not written; returns how many."""
+        dropped, self._rows = len(self._rows), {}
+        return dropped
+
     # --- for the log -------------------------------------------------------------------------------------------
 
     def directions(self, family: int, proto: int) -> tuple[tuple[U64, ...], U32]:

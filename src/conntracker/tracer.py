@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -36,6 +37,8 @@ from conntracker.wire import netlink, nflog, nftrace
 LOGGERS = ("net/netfilter/nf_log/2", "net/netfilter/nf_log/10")
 _MOST_HEAPS = 16  # of the trace socket's ring, before other things are looked after
 _PATIENCE = 2_000_000  # µs that traces wait for the rules to be read
+_ANEW = 2.0  # seconds between two times that known flows are traced anew, at least
+_SET = re.compile(r"^set (\w+) ", re.MULTILINE)
 _COUNT = 1_000_000  # µs between two looks at what the ceilings refused
 _STARTING_HOOKS = frozenset(("prerouting", "output"))
 _IP = frozenset(("ip", "ip6", "inet"))
@@ -66,7 +69,8 @@ class Tracer:
         self._names: dict[int, str | None] = {}
         self._log: LogSocket | None = None
         self._unfed: list[nflog.LogMessage] = []  # read since legacy rules were looked at
-        self._unfed_since = 0.0
+        self._unfed_since = self._next_anew = 0.0
+        self._traced_anew = 0  # the change of rules after which that was done last
         self._log_failed = False
         self._counted = self._calm = 0
         self._said: set[str] = set()
@@ -121,9 +125,9 @@ class Tracer:
         return [f"{table.family} {owned.name}" for table, owned in self._tables]
 
     @property
-    def refused(self) -> int:
-        """Packets that a ceiling kept from being traced, as of the last count."""
-        return (self._refused + self._refused_now).total()
+    def refused(self) -> Counter[str]:
+        """Packets that a ceiling kept from being traced, by its counter (tracetable.COUNTERS), as of the last count."""
+        return self._refused + self._refused_now
 
     @property
     def rulesets(self) -> list[tuple[int, Texts]]:
@@ -149,6 +153,19 @@ class Tracer:
         if self._rules.read:
             for line in self._rules.read[-1][1].missing:
                 self._say_once(line)
+
+    def _trace_anew(self) -> None:
+        """After rules changed, flows that were traced by the old ones are traced again, by the new ones."""
+        if self._rules.changes == self._traced_anew or time.monotonic() < self._next_anew:
+            return
+        began, self._traced_anew = time.monotonic(), self._rules.changes
+        try:
+            for table, owned in self._tables:
+                names = _SET.findall(table.text)
+                owned.run("\n".join(f"flush set {table.family} {owned.name} {name}" for name in names))
+        except OSError as error:
+            self._say_once(f"flows that are known are not traced anew: {error.strerror or error}")
+        self._next_anew = time.monotonic() + max(_ANEW, 20 * (time.monotonic() - began))
 
     def _remove_tables(self) -> None:
         if self._tables:
@@ -181,6 +198,9 @@ class Tracer:
     # --- legacy ------------------------------------------------------------------------------------------------
 
     def _listen_to_legacy(self, snapshot: Snapshot) -> None:
+        if self._log is None or self._log_failed:
+            families = {chain.family for chain in snapshot.chains if chain.kind == "iptables-legacy"}
+            self._resolver.blind = frozenset({"ip": 4, "ip6": 6}[family] for family in families)
         if self._log is not None or self._log_failed or not snapshot.has_legacy:
             return
         try:
@@ -188,6 +208,7 @@ class Tracer:
             self._stack.callback(self._log.close)
             self._set_loggers()
             self._assembler.legacy, self._assembler.verdict = True, self._rules.verdict
+            self._resolver.blind = frozenset()
         except OSError as error:
             self._log_failed = True
             self._notice(f"no traces of iptables-legacy rules: {error.strerror or error}")
@@ -226,6 +247,7 @@ class Tracer:
             if self._rules.refresh():
                 self._adapt()
                 self._names.clear()
+            self._trace_anew()
         self._count(now())
         self._over += self._assembler.take(now())
         return self._resolve() if self._rules.is_current or self._waited_for_rules() else []

@@ -115,10 +115,14 @@ class Rulesets:
 
 
 class Resolver:
-    """Passages to traces. Paths are interned: one that was seen before under the same rulesets is the same object."""
+    """Passages to traces. Paths are interned: one that was seen before under the same rulesets is the same object.
+
+    blind   IP versions, 4 and 6, that have legacy tables which cannot be traced
+    """
 
     def __init__(self, rulesets: Rulesets, interface: Callable[[int], str | None]) -> None:
         self._rulesets, self._interface = rulesets, interface
+        self.blind: frozenset[int] = frozenset()
         self._version = 0
         self._known: dict[tuple[object, ...], Known] = {}
         self._paths: dict[tuple[object, ...], Path] = {}
@@ -133,10 +137,11 @@ class Resolver:
             self._paths.clear()
         loops = passage.oif == _LOOPBACK
         legacy = [_without_packet(step) for step in passage.legacy]
-        key = (*passage.nft, *legacy, *passage.seen, passage.complete, loops, not passage.iif)
+        blind = passage.headers.packet.family in self.blind
+        key = (*passage.nft, *legacy, *passage.seen, passage.complete, loops, not passage.iif, blind)
         path = self._paths.get(key)
         if path is None:
-            path = self._paths[key] = conclude(self._merged(passage), passage.seen, loops, passage.complete)
+            path = self._paths[key] = conclude(self._merged(passage), passage.seen, loops, passage.complete, blind)
         packet = passage.headers.packet
         return Trace(
             passage.born, packet, passage.left or packet, self._interface(passage.iif),
@@ -333,7 +338,7 @@ def _weight(step: Step, is_nat: bool) -> int:
 # --- what they come to -------------------------------------------------------------------------------------------
 
 
-def conclude(known: list[Known], seen: list[str], loops: bool, complete: bool) -> Path:
+def conclude(known: list[Known], seen: list[str], loops: bool, complete: bool, blind: bool = False) -> Path:
     """The path of steps in their order.
 
     seen    hooks where our own table saw the packet begin, and those at whose end it saw it
@@ -346,14 +351,14 @@ def conclude(known: list[Known], seen: list[str], loops: bool, complete: bool) -
         last = len(steps) - 1
     reached = _furthest([*seen, *(step.hook for step in steps if step.hook is not None)], loops)
     if last is not None:
-        return Path(steps, steps[last].verdict or UNDECIDED, last, steps[last].hook or reached, (), complete)
+        return Path(steps, steps[last].verdict or UNDECIDED, last, steps[last].hook or reached, (), complete, blind)
     if not arrived:
         expected = ("prerouting",) if loops and reached == "postrouting" else _NEXT[reached]
-        return Path(steps, UNDECIDED, None, reached, expected, complete)
+        return Path(steps, UNDECIDED, None, reached, expected, complete, blind)
     accepting = [
         (one.weight, one.step.type == "rule", i) for i, one in enumerate(known) if one.step.verdict == "accept"
     ]
-    return Path(steps, "accept", max(accepting)[2] if accepting else None, reached, (), complete)
+    return Path(steps, "accept", max(accepting)[2] if accepting else None, reached, (), complete, blind)
 
 
 def _furthest(hooks: list[str], loops: bool) -> str | None:

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 
 from conntracker.traceonly import conditions
 
-__all__ = ["COUNTERS", "MARKERS", "STARTS", "TraceOptions", "TraceTable", "read_counters", "tables"]
+__all__ = ["COUNTERS", "MARKERS", "STARTS", "TraceOptions", "TraceTable", "tables"]
 
 STARTS = ("pre", "out", "ingress")  # chains in which a packet's trace begins
 MARKERS = ("input", "forward", "post")  # chains that a packet meets when it has passed the hook
 
-# What the ceilings refused, in packets: `list counters table FAMILY NAME`, or `reset counters table FAMILY NAME`.
+# What the ceilings refused, in packets: named counters of each table.
 COUNTERS = ("refused", "refused_echo", "refused_errors", "refused_other")
 
 FIRST, LAST = -(2**31), 2**31 - 2  # priorities; at 2**31 - 1 connection tracking confirms (linux/netfilter_ipv4.h)
@@ -125,12 +125,6 @@ def tables(
     if bridge:
         made.append(TraceTable("bridge", "\n".join([*common, *_starts(both, FIRST, only), *_markers()])))
     return made
-
-
-def read_counters(listing: str) -> dict[str, int]:
-    """Packets by name of COUNTERS, from what `list counters table FAMILY NAME` or `reset ...` prints."""
-    found = re.findall(r"counter (\w+) \{\s*packets (\d+)", listing)
-    return {name: int(packets) for name, packets in found if name in COUNTERS}
 
 
 def _check(options: TraceOptions) -> None:

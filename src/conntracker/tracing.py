@@ -13,6 +13,11 @@ from conntracker.traceonly import mirrored
 from conntracker.tracer import Tracer
 from conntracker.tracetable import TraceOptions
 
+# What each ceiling of tracetable is for; the rate of all but the first is a tenth of it.
+_REFUSED = {
+    "refused": "new flows and directions", "refused_echo": "new pings", "refused_errors": "ICMP errors",
+    "refused_other": "new pairs of other protocols",
+}  # fmt: skip
 _NOTE = 5_000_000  # µs between two times that a recording is told what was missed
 
 
@@ -88,7 +93,7 @@ class Tracing:
         self.kept += len(traces)
         losses, self._tracer.losses = self._tracer.losses, []
         self._keeper.take_traces(traces, losses, self._tracer.rulesets)
-        if (self._tracer.refused, self._tracer.lost) != self._noted and now() - self._noted_at > _NOTE:
+        if (self._tracer.refused.total(), self._tracer.lost) != self._noted and now() - self._noted_at > _NOTE:
             self._note()
 
     def _is_probe(self, packet: Packet) -> bool:
@@ -96,21 +101,20 @@ class Tracing:
 
     def _note(self) -> None:
         options, tracer = self._options, self._tracer
-        self._noted, self._noted_at = (tracer.refused, tracer.lost), now()
+        self._noted, self._noted_at = (tracer.refused.total(), tracer.lost), now()
         self._keeper.note_tracing({
             "packets": options.packets, "window": f"{options.window:g}s", "rate": options.rate, "only": options.only,
-            "everything": self._everything, "start": self._start, "refused": tracer.refused, "lost": tracer.lost,
+            "everything": self._everything, "start": self._start, "refused": tracer.refused.total(), "lost": tracer.lost,
         })  # fmt: skip
 
     def summary(self) -> list[str]:
         """What a person should know at the end, in lines."""
         tracer = self._tracer
         lines = [f"{tracer.packets:,} packets traced, {tracer.messages:,} messages, {tracer.lost:,} lost"]
-        if tracer.refused:
-            lines.append(
-                f"{tracer.refused:,} packets were not traced: more than {self._options.rate:,} new flows and "
-                "directions a second (--trace-rate)"
-            )
+        for name, packets in sorted(tracer.refused.items()):
+            rate = self._options.rate if name == "refused" else max(1, self._options.rate // 10)
+            what = f"more than {rate:,} {_REFUSED[name]} a second (--trace-rate)"
+            lines.append(f"{packets:,} packets were not traced: {what}")
         if tracer.undecodable:
             lines.append(f"{tracer.undecodable:,} trace messages could not be decoded")
         return lines

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,12 @@ from hypothesis import given, settings
 
 from conntracker.lab.topology import ROUTER, SERVER, SERVER_MANY, Lab
 from conntracker.lab.traffic import Traffic
+from conntracker.sources.counters import Counters
 from conntracker.sources.netns import Namespace
 from conntracker.sources.nftables import Nftables, OwnedTable
 from conntracker.sources.tracing import TraceSocket
 from conntracker.traceonly import conditions
-from conntracker.tracetable import COUNTERS, MARKERS, STARTS, TraceOptions, read_counters, tables
+from conntracker.tracetable import COUNTERS, MARKERS, STARTS, TraceOptions, tables
 from conntracker.wire import netlink, nftrace
 from support.restrictions import restrictions
 
@@ -67,7 +68,8 @@ class Watch:
     def refused(self) -> dict[str, int]:
         """What the ceilings refused, by counter."""
         table, owned = self.tables[0]
-        return read_counters(owned.run(f"list counters table {table.family} {owned.name}"))
+        with self._space, closing(Counters()) as counters:
+            return counters.packets(table.family, owned.name)
 
     def elements(self, name: str) -> int:
         """How many elements a set has."""
@@ -447,8 +449,9 @@ def test_counters_by_name(space: Namespace) -> None:
     """The counters have the names that are promised, and can be reset by the owner."""
     with Watch(space, TraceOptions(), bridge=True) as watch:
         assert watch.refused() == dict.fromkeys(COUNTERS, 0)
-        for table, owned in watch.tables:
-            assert read_counters(owned.run(f"reset counters table {table.family} {owned.name}")) == watch.refused()
+        with space, closing(Counters()) as counters:
+            for table, owned in watch.tables:
+                assert counters.packets(table.family, owned.name) == watch.refused()
 
 
 @given(restrictions())
