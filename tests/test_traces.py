@@ -105,12 +105,12 @@ def test_what_is_said_to_be_in_force_was(changes: list[str], read: set[int], fir
 
 
 def test_old_readings_are_dropped() -> None:
-    """The last 64 readings are kept; an older packet's rules are not known any more."""
+    """The last 16 readings are kept; an older packet's rules are not known any more."""
     rulesets, known = nth(list(range(65)))
     for epoch in range(1, 65):
         rulesets.changed(epoch, {FW: False})
     assert rulesets.nft(*FW, 0, 0).snapshots == ()
-    assert [known[id(rulesets.nft(*FW, epoch, epoch).snapshots[0])] for epoch in (1, 64)] == [1, 64]
+    assert [known[id(rulesets.nft(*FW, epoch, epoch).snapshots[0])] for epoch in (49, 64)] == [49, 64]
 
 
 def test_what_changed_while_it_was_read_counts_for_nothing() -> None:

@@ -217,9 +217,7 @@ class Assembler:
         passage = self._open.get(message.id)
         end = ENDS.get(message.place.chain)
         if end is not None:
-            if passage is None and any(
-                one.seen[-1:] == ["prerouting"] or one.handed_over for one in self._alike(message)
-            ):
+            if passage is None and self._may_have_come_in(message):
                 passage = self._with_headers(message, None, now)
             if passage is not None:
                 self._reach_end(passage, message, end, now)
@@ -236,14 +234,18 @@ class Assembler:
             passage.seen.append(hook)
         passage.nft.append(hook)
         passage.touched, passage.ended = now, 0
+        passage.iif = passage.iif or message.iif
         self._learn(passage, message)
 
-    def _alike(self, message: TraceMessage) -> list[Passage]:
+    def _may_have_come_in(self, message: TraceMessage) -> bool:
+        """Whether a message under an unknown number may be of a packet that came in under another one."""
         headers = _headers(message)
-        return [] if headers is None else self._by_identity.get(headers.identity, [])
+        alike = [] if headers is None else self._by_identity.get(headers.identity, [])
+        return any(one.seen[-1:] == ["prerouting"] or one.handed_over for one in alike)
 
     def _begin(self, message: TraceMessage, headers: Headers, now: int) -> Passage:
         self._open[message.id] = passage = self._new(headers, now)
+        passage.iif = message.iif
         return passage
 
     def _new(self, headers: Headers, now: int) -> Passage:
@@ -287,8 +289,6 @@ class Assembler:
     def _learn(passage: Passage, message: TraceMessage) -> None:
         if message.oif and not passage.came_in and passage.seen[:1] == ["prerouting"]:
             passage.came_in = len(passage.nft)
-        if message.iif and not passage.iif:
-            passage.iif = message.iif
         if message.oif:
             passage.oif = message.oif
         if message.ct_id is not None:
@@ -361,6 +361,7 @@ class Assembler:
                 continue
             passage = self._new(headers, since)
             passage.iif, passage.oif = step.message.iif, step.message.oif
+            passage.complete = False  # where it began, and whether it left, nothing tells
             passage.legacy.append(step)
 
     # --- giving out --------------------------------------------------------------------------------------------

@@ -144,11 +144,22 @@ def leftovers(directory: Path | None = None) -> list[str]:
     directory = directory or state_directory()
     states = [state for path in sorted(directory.glob("sysctl-*.json")) if (state := _read(path)) is not None]
     return [
-        f"{name.replace('/', '.')} was {change['old']}"
+        f"{name.replace('/', '.')} was {change['old']}{_where(state)}"
         for state in states
         if state.boot == _boot() and not any(_alive(holder) for holder in state.holders)
         for name, change in state.changes.items()
     ]
+
+
+def _where(state: _State) -> str:
+    """Where a state file's namespace is another one than ours: its name, if it has one."""
+    if os.stat("/proc/self/ns/net").st_ino == state.namespace:
+        return ""
+    for path in Path("/run/netns").glob("*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_ino == state.namespace:
+                return f" in the network namespace {path.name}"
+    return " in another network namespace"
 
 
 def _put_back(state: _State) -> list[str]:
@@ -232,8 +243,14 @@ def _boot() -> str:
 
 
 def _start_time(pid: int) -> int:
-    """Field 22 of /proc/PID/stat (proc(5)): clock ticks after boot; tells a process from a later one with its id."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    """Field 22 of /proc/PID/stat (proc(5)): clock ticks after boot; tells a process from a later one with its id.
+
+    Raises ProcessLookupError for one that has ended and is only waited for.
+    """
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    if fields[0] in "ZX":
+        raise ProcessLookupError(pid)
+    return int(fields[19])
 
 
 def _pid_namespace() -> int:

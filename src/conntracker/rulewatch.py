@@ -7,6 +7,7 @@ and after their logs are read, and their epochs begin when a difference was seen
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 
@@ -14,6 +15,7 @@ from conntracker.assembly import OWN_TABLE
 from conntracker.clock import now
 from conntracker.model import DecodeError
 from conntracker.rules.snapshot import Snapshot, Texts, effect
+from conntracker.sources.netns import Namespace
 from conntracker.sources.rulesets import LegacyWatch, generation, read_texts
 from conntracker.traces import Rulesets
 from conntracker.wire import nflog
@@ -23,7 +25,9 @@ from conntracker.wire.nftrace import CHANGES, FAMILIES, MADE_ANEW, MESSAGE_NEWGE
 _FLAGS, _OWNER = 2, 0x2  # NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER
 _NAME, _GEN_ID = 1, 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are all 1; NFTA_GEN_ID (nf_tables.h)
 _LOOK = 0.05  # seconds between two looks at legacy rules, at least, while none of them is logged
-_READINGS = 3  # in a row, while legacy rules change under them
+_MANY = 5  # changes in a second that make a ruleset a busy one
+_GIVEN_UP = 20.0  # seconds after which one that was too busy to be read is tried again
+_LONGEST = 20.0  # seconds that a reading is waited for, where it must be
 _REST = 3  # times as long as a reading took, before the next one: a host that reloads all the time
 
 
@@ -48,6 +52,8 @@ class RuleWatch:
         self.own: set[tuple[str, str]] = set()
         self.changes = 0
         self._ahead: tuple[int, Snapshot] | None = None  # read, and newer than what was announced to us so far
+        self._reading: _Reading | None = None
+        self._announcements: deque[float] = deque(maxlen=_MANY)
         self._gap = False
         self._changing: dict[tuple[str, str], bool] = {}  # (family, table): whether it was made anew
         self._stale = True
@@ -67,12 +73,13 @@ class RuleWatch:
                 self._note(kind, body)
             elif kind == MESSAGE_NEWGEN:
                 self._newest = _number(body)
+                self._announcements.append(time.monotonic())
                 if self._changing:
                     self._stale = True
                     self.epoch += 1
                     self.known.changed(self.epoch, self._changing)
                     self._changing = {}
-                    self._begins.append((self._newest, self.epoch))
+                    self._begins = [*self._begins[-1000:], (self._newest, self.epoch)]
                     return True
         except DecodeError:
             self._stale = True
@@ -141,34 +148,52 @@ class RuleWatch:
     @property
     def is_current(self) -> bool:
         """Whether the rules were read after the last change that is known of."""
-        return not self._stale and self._ahead is None
+        return not self._stale and self._ahead is None and self._reading is None
 
     def refresh(self, at_once: bool = False) -> bool:
-        """Reads the rules if they changed, unless that was just done. Returns whether they were read."""
+        """Reads the rules if they changed, unless that was just done. Returns whether they have been read.
+
+        Reading goes on in a thread: libnftables begins anew as long as rules change under it, which may be for ever.
+        at_once   wait for it
+        """
         self._place_what_was_ahead()
-        began = time.monotonic()
-        if not self._stale or self._gap or (began < self._next and not at_once):
+        if self._reading is None:
+            if not self._stale or self._gap or (time.monotonic() < self._next and not at_once):
+                return False
+            self._stale = False
+            if self._watch.changed():
+                self._legacy_changed()
+            self._reading = _Reading(self.legacy, self._is_busy(at_once))
+        if not self._reading.wait(_LONGEST if at_once else 0):
             return False
-        self._stale = False
+        reading, self._reading = self._reading, None
         if self._watch.changed():
             self._legacy_changed()
-        for _ in range(_READINGS):
-            texts = read_texts()
-            if not self._watch.changed():
-                break
-            self._legacy_changed()
-        else:
+        if self.legacy != reading.legacy or reading.texts is None:
             self._stale = True
-        self._next = time.monotonic() + _REST * (time.monotonic() - began)
-        self._take(texts)
+        self._next = time.monotonic() + _REST * reading.seconds
+        if reading.texts is None:
+            return False
+        if reading.busy and reading.texts.nft is None:
+            self._stale, self._next = True, time.monotonic() + _GIVEN_UP
+        self._take(reading.texts)
         return True
+
+    def _is_busy(self, at_once: bool) -> bool:
+        """Whether something changes all the time."""
+        if at_once:  # nothing was announced so far, or not lately
+            before = generation()
+            time.sleep(_LOOK)
+            return generation() != before
+        recent = [one for one in self._announcements if one > time.monotonic() - 1]
+        return len(recent) >= _MANY
 
     def _take(self, texts: Texts) -> None:
         self.snapshot = Snapshot.parse(texts)
         self.own |= texts.own
         self.known.put(self.snapshot, None, None if self._stale else self.legacy)
         if texts.nft is None:
-            self.known.put(self.snapshot, self.epoch, None)
+            self.known.put(self.snapshot, None if self._stale else self.epoch, None)
         elif texts.generation is None:
             self._stale = True
         else:
@@ -203,6 +228,38 @@ class RuleWatch:
         if message.number > len(chain.rules):
             return chain.policy if message.type == "policy" else "return"
         return effect(chain.rules[message.number - 1])[0]
+
+
+class _Reading:
+    """The rulesets, read in a thread, in the network namespace of the calling one.
+
+    legacy    the epoch of legacy rules when it began
+    busy      whether something changed all the time
+    texts     what was read; None before it is done, and if it failed
+    seconds   how long it took
+    """
+
+    def __init__(self, legacy: int, busy: bool) -> None:
+        self.legacy, self.busy = legacy, busy
+        self.texts: Texts | None = None
+        self.seconds = 0.0
+        self._namespace = Namespace.current()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        try:
+            with self._namespace:
+                self.texts = read_texts(self.busy)
+        finally:
+            self.seconds = time.monotonic() - began
+            self._namespace.close()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is done, after waiting for at most so long."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
 
 def _text(body: bytes) -> str:

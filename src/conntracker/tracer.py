@@ -39,6 +39,7 @@ _MOST_HEAPS = 16  # of the trace socket's ring, before other things are looked a
 _PATIENCE = 2_000_000  # µs that traces wait for the rules to be read
 _ANEW = 2.0  # seconds between two times that known flows are traced anew, at least
 _SET = re.compile(r"^set (\w+) ", re.MULTILINE)
+_NAMED = 5_000_000  # µs for which the name of a device is remembered
 _COUNT = 1_000_000  # µs between two looks at what the ceilings refused
 _STARTING_HOOKS = frozenset(("prerouting", "output"))
 _IP = frozenset(("ip", "ip6", "inet"))
@@ -67,6 +68,7 @@ class Tracer:
         self._decoder = nftrace.TraceDecoder()
         self._over: list[Passage] = []  # and not given out yet
         self._names: dict[int, str | None] = {}
+        self._named = 0
         self._log: LogSocket | None = None
         self._unfed: list[nflog.LogMessage] = []  # read since legacy rules were looked at
         self._unfed_since = self._next_anew = 0.0
@@ -130,6 +132,11 @@ class Tracer:
         return self._refused + self._refused_now
 
     @property
+    def headless(self) -> int:
+        """Messages of which nobody knows the packet."""
+        return self._assembler.headless
+
+    @property
     def rulesets(self) -> list[tuple[int, Texts]]:
         """The rulesets that were read, each with the time; whoever keeps them empties the list."""
         return self._rules.read
@@ -140,7 +147,8 @@ class Tracer:
         """Makes our tables and sockets fit the rules that were read. Inside the namespace."""
         snapshot = self._rules.snapshot
         if snapshot is None:
-            return
+            self._say_once("the rules change all the time and cannot be read: steps are shown without them until then")
+            snapshot = Snapshot((), has_legacy=False)
         wanted = _make(self._options, snapshot)
         if wanted != [table for table, _ in self._tables]:
             self._remove_tables()
@@ -156,13 +164,14 @@ class Tracer:
 
     def _trace_anew(self) -> None:
         """After rules changed, flows that were traced by the old ones are traced again, by the new ones."""
-        if self._rules.changes == self._traced_anew or time.monotonic() < self._next_anew:
+        if self._rules.changes == self._traced_anew or not self._rules.is_current:
+            return  # libnftables is busy, and not for two threads
+        if time.monotonic() < self._next_anew:
             return
         began, self._traced_anew = time.monotonic(), self._rules.changes
         try:
             for table, owned in self._tables:
-                names = _SET.findall(table.text)
-                owned.run("\n".join(f"flush set {table.family} {owned.name} {name}" for name in names))
+                owned.flush(_SET.findall(table.text))
         except OSError as error:
             self._say_once(f"flows that are known are not traced anew: {error.strerror or error}")
         self._next_anew = time.monotonic() + max(_ANEW, 20 * (time.monotonic() - began))
@@ -246,8 +255,8 @@ class Tracer:
         with self._namespace:
             if self._rules.refresh():
                 self._adapt()
-                self._names.clear()
             self._trace_anew()
+        self._forget_names()
         self._count(now())
         self._over += self._assembler.take(now())
         return self._resolve() if self._rules.is_current or self._waited_for_rules() else []
@@ -268,6 +277,12 @@ class Tracer:
     def _waited_for_rules(self) -> bool:
         """Whether rules that change again and again cannot be waited for any longer."""
         return bool(self._over) and now() - self._over[0].touched > _PATIENCE
+
+    def _forget_names(self) -> None:
+        """Devices may be renamed."""
+        if now() - self._named > _NAMED:
+            self._names.clear()
+            self._named = now()
 
     def _resolve(self) -> list[Trace]:
         passages, self._over = self._over, []

@@ -53,7 +53,7 @@ class Rulesets:
     only when a table was made anew: between two snapshots without that, a rule that both of them have was always there.
     """
 
-    _KEPT = 64  # snapshots; a trace is resolved seconds after its packet passed
+    _KEPT = 16  # snapshots; a trace is resolved seconds after its packet passed
 
     def __init__(self) -> None:
         self.version = 0  # raised by everything that may change an answer

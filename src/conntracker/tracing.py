@@ -104,7 +104,8 @@ class Tracing:
         self._noted, self._noted_at = (tracer.refused.total(), tracer.lost), now()
         self._keeper.note_tracing({
             "packets": options.packets, "window": f"{options.window:g}s", "rate": options.rate, "only": options.only,
-            "everything": self._everything, "start": self._start, "refused": tracer.refused.total(), "lost": tracer.lost,
+            "everything": self._everything, "start": self._start, "lost": tracer.lost,
+            "refused": tracer.refused.total(),
         })  # fmt: skip
 
     def summary(self) -> list[str]:
@@ -115,6 +116,8 @@ class Tracing:
             rate = self._options.rate if name == "refused" else max(1, self._options.rate // 10)
             what = f"more than {rate:,} {_REFUSED[name]} a second (--trace-rate)"
             lines.append(f"{packets:,} packets were not traced: {what}")
+        if tracer.headless:
+            lines.append(f"{tracer.headless:,} trace messages did not say of which packet they are")
         if tracer.undecodable:
             lines.append(f"{tracer.undecodable:,} trace messages could not be decoded")
         return lines

@@ -78,7 +78,8 @@ class Tracking:
             return
         what = f"connection tracking is off for {' and '.join(off)}"
         if not off:
-            what = "cannot tell whether connection tracking is on"
+            unknown = [name for name, state in self._state.items() if state is None]
+            what = f"cannot tell whether connection tracking is on for {' and '.join(unknown)}"
             if not self._enable:
                 self._notice(f"{what} here; left as it is")
                 return

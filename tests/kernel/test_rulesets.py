@@ -339,10 +339,10 @@ def test_what_changed_meanwhile_is_read_again(space: Namespace, monkeypatch: pyt
     run("iptables-legacy", "-P", "INPUT", "ACCEPT")
     original, count = rulesets._read_once, 0
 
-    def busy(until: int) -> Callable[[int | None], Texts]:
-        def read(number: int | None) -> Texts:
+    def busy(until: int) -> Callable[[int | None, bool], Texts]:
+        def read(number: int | None, apart: bool) -> Texts:
             nonlocal count
-            texts = original(number)
+            texts = original(number, apart)
             if count < until:
                 count += 1
                 run(*change.format(count).split())
@@ -437,3 +437,19 @@ def test_without_privilege(space: Namespace) -> None:
         "the tables of iptables-legacy are not known: Permission denied",
         "the tables of ip6tables-legacy are not known: Permission denied",
     ]
+
+
+@pytest.mark.needs("nft")
+def test_a_busy_ruleset_is_read_by_another_process(space: Namespace) -> None:
+    """What a process of its own reads is the same."""
+    run("nft", "-f", "-", stdin="table inet t { chain c { type filter hook input priority 0; tcp dport 22 accept; }\n}\n")
+    assert read_texts(busy=True) == read_texts()
+
+
+@pytest.mark.needs("nft")
+def test_elements_are_no_change_of_rules(space: Namespace) -> None:
+    """Elements of named sets are not read: rules are the same when only those change."""
+    run("nft", "-f", "-", stdin="table inet t { set s { type ipv4_addr; }\n chain c { ip saddr @s drop; }\n}\n")
+    before = read_texts()
+    run("nft", "add", "element", "inet", "t", "s", "{ 192.0.2.1 }")
+    assert read_texts().nft == before.nft

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from conntracker.answers.untraced import why_untraced
+from conntracker.answers.ways import DIRECTIONS, Change, Way, answer_of, headline, sorted_ways
 from conntracker.model import protocol_number
 from conntracker.recording.join import WAY, joined
 from conntracker.recording.paths import UNKNOWN_PATH, load_paths
@@ -14,40 +16,15 @@ from conntracker.recording.views import IN_WORDS, VIEW_NAMES
 from conntracker.steps import Packet, Path, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from conntracker.filters import Filter
+    from conntracker.recording.meta import Meta
     from conntracker.recording.reader import Recording
 
-__all__ = ["Blame", "Way", "blame"]
+__all__ = ["Blame", "blame"]
 
 BATCH = 50_000  # flows that are put together at once: their rows are wide, and sorting many takes much memory
-DIRECTIONS = ("original", "reply", "unknown", "error")
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """Packets of a flow that had the same headers and took the same path.
-
-    direction       original, reply, error (an ICMP error about the flow), or unknown (its flow by its id alone)
-    certain         False if they may be another flow's: with the same tuple at the same time, in another zone
-    packets         how many were traced
-    first, last     when the first and the last of them was seen: microseconds since the epoch, UTC
-    place           tells the order of what was seen at the same time
-    packet, left, in_interface, out_interface, path   as in Trace
-    """
-
-    direction: str
-    certain: bool
-    packets: int
-    first: int
-    last: int
-    place: int
-    packet: Packet
-    left: Packet
-    in_interface: str | None
-    out_interface: str | None
-    path: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +33,12 @@ class Blame:
 
     flow        the columns of the recording's view `flows` (times as datetime, UTC), None if conntrack had none
     packet      the packets' headers where there is no flow
-    way         that of the newest packets in the original direction, else of the replies; None without a trace of them
-    ways        everything that was traced: original direction first, each in the order in which it began
+    way         the one that answers for all (see ways.headline); None where only errors were traced, or nothing
+    ways        everything that was traced: original direction first, copies last, each in the order in which it began
     why_not     why there is no way
+    change      packets in the direction of `way` came to different ends
+    answer      the ICMP error that says why the packets of `way` did not arrive, though no rule held them back
+    limit       (N, window) where a direction has as many traced packets as are traced of it, N in each window
     """
 
     host: str
@@ -67,6 +47,9 @@ class Blame:
     way: Way | None
     ways: tuple[Way, ...]
     why_not: str | None = None
+    change: Change | None = None
+    answer: Way | None = None
+    limit: tuple[int, str] | None = None
 
     @property
     def verdict(self) -> str | None:
@@ -85,18 +68,24 @@ def blame(
     since: int | None = None,
     until: int | None = None,
     limit: int | None = None,
+    untraced: Callable[[int], None] | None = None,
 ) -> Iterator[Blame]:
     """Every flow that is wanted (see Recording.flows), and all other packets that were traced then, by time.
 
-    limit   at most so many, the newest ones
+    limit       at most so many, the newest ones
+    untraced    if given, flows of which nothing was traced are left out, and it is told their number
 
     Raises OSError, and ValueError where the paths are damaged.
     """
     paths = load_paths(recording)
     with (
         joined(recording, filter, since, until) as (wanted, ways),
-        recording.kept(_units(wanted, ways, limit)) as units,
+        recording.kept(_units(wanted, ways, limit, untraced is None)) as units,
     ):
+        if untraced is not None:
+            query = f"SELECT count(*) AS flows FROM {wanted} w ANTI JOIN {ways} t ON {_SAME_FLOW}"  # noqa: S608
+            for row in _rows(recording, query):
+                untraced(row["flows"])
         for bounds in _rows(recording, f"SELECT min(number) AS low, max(number) AS high FROM {units}"):  # noqa: S608
             for first in range(bounds["low"] or 1, (bounds["high"] or 0) + 1, BATCH):
                 rows = _rows(recording, _query(units, ways, first, first + BATCH - 1))
@@ -104,10 +93,14 @@ def blame(
                     yield _blame(recording, list(group), paths)
 
 
-def _units(wanted: str, ways: str, limit: int | None) -> str:
-    """Each flow, and all packets that stand together without one, numbered by time."""
+_SAME_FLOW = "w.part = t.part AND w.flow = t.flow"
+
+
+def _units(wanted: str, ways: str, limit: int | None, all_flows: bool) -> str:
+    """Each flow, or each that has a way, and all packets that stand together without one, numbered by time."""
+    traced = "" if all_flows else f" SEMI JOIN {ways} t ON {_SAME_FLOW}"
     found = (
-        f"SELECT part, flow, NULL AS unit, begin FROM {wanted} UNION ALL"  # noqa: S608
+        f"SELECT part, flow, NULL AS unit, begin FROM {wanted} w{traced} UNION ALL"  # noqa: S608
         f" SELECT part, NULL, unit, epoch_us(min(first_seen)) FROM {ways} WHERE flow IS NULL GROUP BY part, unit"
     )
     newest = "" if limit is None else f" QUALIFY number > count(*) OVER () - {int(limit)}"
@@ -149,24 +142,29 @@ def _blame(recording: Recording, rows: list[dict[str, Any]], paths: dict[tuple[i
     flow = None
     if first["flow_flow"] is not None:
         flow = {name: first[f"flow_{name}"] for name in VIEW_NAMES}
-    ways = tuple(_way(row, paths) for row in rows if row["direction"] is not None)
-    way = _newest(ways)
+    ways = sorted_ways(_way(row, paths) for row in rows if row["direction"] is not None)
+    meta = recording.parts[first["part"]].meta
+    way, change = headline(ways)
     why_not = None
     if way is None:
         about = "only ICMP errors about it were traced; of its own packets: " if ways else ""
-        why_not = about + why_untraced(flow or {}, recording.parts[first["part"]].meta)
+        why_not = about + why_untraced(flow or {}, meta)
     host = str(first["flow_host"] if flow else first["host"])
     packet = None if flow else ways[0].packet
-    return Blame(host, flow, packet, way, ways, why_not)
+    answer = None if way is None else answer_of(way, ways)
+    return Blame(host, flow, packet, way, ways, why_not, change, answer, _limit(ways, meta))
 
 
-def _newest(ways: Iterable[Way]) -> Way | None:
-    """The way that tells the verdict: the newest of the original direction, or of the next one that there is."""
-    for direction in DIRECTIONS[:-1]:
-        same = [way for way in ways if way.direction == direction]
-        if same:
-            return max(same, key=lambda way: (way.last, way.first, way.place))
-    return None
+def _limit(ways: tuple[Way, ...], meta: Meta | None) -> tuple[int, str] | None:
+    """How many packets are traced of a direction, in which time, if there may have been more."""
+    facts = {} if meta is None or meta.trace is None else meta.trace
+    most = facts.get("packets")
+    traced: Counter[tuple[str, Packet]] = Counter()
+    for way in ways:
+        traced[way.direction, way.packet] += way.traced
+    if not isinstance(most, int) or max(traced.values(), default=0) < most:
+        return None
+    return most, str(facts.get("window"))
 
 
 def _way(row: dict[str, Any], paths: dict[tuple[int, int], Path]) -> Way:

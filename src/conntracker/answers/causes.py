@@ -13,8 +13,9 @@ from conntracker.steps import UNDECIDED
 if TYPE_CHECKING:
     from conntracker.steps import Path
 
-__all__ = ["last_seen", "possible_causes"]
+__all__ = ["last_seen", "possible_causes", "unseen_rules"]
 
+BLIND = "a rule of iptables-legacy: those were not traced, and one of them may have decided"
 LOST = "trace messages were lost meanwhile, maybe its own"
 
 # By the last hook that was seen.
@@ -52,7 +53,14 @@ def possible_causes(path: Path) -> tuple[str, ...]:
         causes = LOOPBACK_CAUSES
     if path.reached == "prerouting" and path.expected and "input" not in path.expected:
         causes = tuple(cause for cause in causes if "not for this host" not in cause)
-    return causes if path.complete else (LOST, *causes)
+    return unseen_rules(path) + causes
+
+
+def unseen_rules(path: Path) -> tuple[str, ...]:
+    """Why a rule that nobody saw may have ended a packet that none was seen to end."""
+    if path.verdict != UNDECIDED:
+        return ()
+    return ((BLIND,) if path.blind else ()) + (() if path.complete else (LOST,))
 
 
 def last_seen(path: Path) -> str:

@@ -25,14 +25,14 @@ class Decided:
     host          where it was recorded
     path          the path of one of the packets
     flows         how many flows, packets that never became one counted by their tuples
-    packets       how many of their packets were traced
+    traced        how many of their packets were traced: the first few of each direction and window
     first, last   when the first and the last of these was seen: microseconds since the epoch, UTC
     """
 
     host: str
     path: Path
     flows: int
-    packets: int
+    traced: int
     first: int
     last: int
 
@@ -50,10 +50,10 @@ def by_rule(
     decided = []
     with joined(recording, filter, since, until, only_inside=True) as (_, ways):
         for chunk in recording.chunks(_query(ways)):
-            for host, flows, packets, first, last, part, path in zip(
+            for host, flows, traced, first, last, part, path in zip(
                 *(column.tolist() for column in chunk.values()), strict=True
             ):
-                decided.append(Decided(host, paths.get((part, path), UNKNOWN_PATH), flows, packets, first, last))
+                decided.append(Decided(host, paths.get((part, path), UNKNOWN_PATH), flows, traced, first, last))
     return decided
 
 
@@ -63,13 +63,14 @@ def _query(ways: str) -> str:
     key = ", ".join(f'p.deciding."{name}"' if name not in RULE else f"p.deciding.rule.{RULE[name]}" for name in names)
     query = (
         "SELECT w.host, count(DISTINCT hash(w.part, w.flow, w.unit)) AS flows,"  # noqa: S608
-        " sum(w.packets)::UBIGINT AS packets, epoch_us(min(w.first_seen)) AS first,"
+        " sum(w.packets)::UBIGINT AS traced, epoch_us(min(w.first_seen)) AS first,"
         " epoch_us(max(w.last_seen)) AS last, min({'part': w.part, 'path': w.path}) AS one"
         f" FROM {ways} w LEFT JOIN paths p ON w.part = p.part AND w.path = p.path"
         f" GROUP BY w.host, {key}, CASE WHEN p.deciding.rule.text IS NULL THEN p.deciding.rule.handle END, p.verdict,"
-        " CASE WHEN p.deciding IS NULL THEN p.reached END"
+        " CASE WHEN p.deciding IS NULL THEN p.reached END,"
+        " coalesce(p.blind, false) AND p.verdict IN ('accept', 'undecided')"
     )
     return (
-        "SELECT host, flows, packets, first, last, one.part AS part, one.path AS path"  # noqa: S608
-        f" FROM ({query}) ORDER BY flows DESC, packets DESC, first, part, path"
+        "SELECT host, flows, traced, first, last, one.part AS part, one.path AS path"  # noqa: S608
+        f" FROM ({query}) ORDER BY flows DESC, traced DESC, first, part, path"
     )

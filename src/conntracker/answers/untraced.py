@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conntracker.recording.meta import Meta
 
-__all__ = ["why_untraced"]
+__all__ = ["NOT_ASKED", "refusals", "why_untraced"]
 
+NOT_ASKED = "the recording was made without -t"
 EPOCH = datetime(1970, 1, 1)
 
 
@@ -18,11 +19,21 @@ def why_untraced(flow: dict[str, Any], meta: Meta | None) -> str:
     if meta is None:
         return "the recording has lost what it says of itself (meta.json), so nobody knows whether it was traced"
     if meta.trace is None:
-        return "the recording was made without -t"
+        return NOT_ASKED
     reasons = _reasons(flow, meta, meta.trace)
     if not reasons:
         return "no packet of it was traced, and nothing that was recorded says why"
     return "no packet of it was traced; possible reasons: " + "; ".join(reasons)
+
+
+def refusals(packets: Any, rate: Any) -> str | None:
+    """How many packets the ceilings kept from being traced, and what the ceilings are; None if there were none."""
+    if not packets:
+        return None
+    return (
+        f"{packets:,} packets were not traced: more came than {rate} new flows and directions a second, or a tenth"
+        " of that of pings, of ICMP errors or of other protocols (--trace-rate)"
+    )
 
 
 def _reasons(flow: dict[str, Any], meta: Meta, trace: dict[str, Any]) -> list[str]:
@@ -39,11 +50,8 @@ def _reasons(flow: dict[str, Any], meta: Meta, trace: dict[str, Any]) -> list[st
         reasons.append(f"tracing was restricted to --trace '{trace['only']}'")
     if flow.get("offloaded"):
         reasons.append("it is offloaded: its packets pass by the rules")
-    if trace.get("refused"):
-        reasons.append(
-            f"{trace['refused']:,} packets were not traced: more than {trace.get('rate')} new flows and directions a"
-            " second (--trace-rate)"
-        )
+    if refused := refusals(trace.get("refused"), trace.get("rate")):
+        reasons.append(refused)
     for loss in meta.losses:
         if loss.kind == "traces" and loss.since <= (last or loss.since) and (begin or 0) <= loss.until:
             number = "some" if loss.events is None else f"{loss.events:,}"
@@ -57,4 +65,4 @@ def _time(value: datetime | None) -> int | None:
 
 def _span(since: int, until: int) -> str:
     first, last = (datetime.fromtimestamp(time // 10**6, UTC).astimezone() for time in (since, until))
-    return f"{first:%Y-%m-%d %H:%M:%S} - {last:%H:%M:%S}"
+    return f"{first:%Y-%m-%d %H:%M:%S} - {last:%H:%M:%S %Z}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterator
 
+    from conntracker.cli.live import Watched
     from conntracker.recording.reader import Recording
 
 __all__ = ["add_arguments", "run"]
@@ -50,14 +51,15 @@ def run(args: Namespace) -> int:
     """Prints the answer; 1 if no flow and no packet is what was asked for, 2 if something was damaged."""
     _check(args)
     filter_of(args)
+    watched: Watched | None = None
     with contextlib.ExitStack() as stack:
         if args.read is None:
             from conntracker.cli.live import record_for_blame
 
-            args.read = [stack.enter_context(record_for_blame(args))]
+            watched = stack.enter_context(record_for_blame(args))
         from conntracker.recording.reader import open_recording
 
-        recording = stack.enter_context(open_recording(args.read))
+        recording = stack.enter_context(open_recording([watched.directory] if watched else args.read))
         found = False
         with Output("-").open() as out:
             for text in _answer(recording, args):
@@ -65,20 +67,37 @@ def run(args: Namespace) -> int:
                 out.write(text.encode("utf-8", "replace"))
         _say_doubts(recording)
         if not found:
-            say("no flow and no traced packet is what was asked for")
+            say(_nothing(args, watched))
         return 2 if recording.damaged else 0 if found else NONE_FOUND
 
 
+def _nothing(args: Namespace, watched: Watched | None) -> str:
+    """Why there is no answer."""
+    such = " of such a flow" if filter_of(args) else ""
+    if watched is None:
+        return "nothing in the recording is what was asked for: no flow, and no packet that was traced"
+    if watched.traced:
+        return f"{watched.traced:,} packets{such} were traced, and none came to: {args.verdict}"
+    from conntracker.cli.live import span
+
+    return f"no packet{such} within {span(watched.seconds)}"
+
+
 def _check(args: Namespace) -> None:
-    if args.limit is not None and args.limit < 0:
-        raise ValueError(f"--limit: {args.limit} is less than 0")
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit: {args.limit} is less than 1")
     if args.json and args.path:
         raise ValueError("--path does not go with --json, which has every step")
     if args.group_by and args.path:
         raise ValueError("--path does not go with --group-by: a path is that of a flow")
+    if args.duration == 0:
+        raise ValueError("--for: in no time no packet can come")
     for option, value in (("--for", args.duration), ("--netns", args.netns)):
         if args.read is not None and value is not None:
             raise ValueError(f"{option} does not go with -r: nothing is captured")
+    for option, value in (("--since", args.since), ("--until", args.until)):
+        if args.read is None and value is not None:
+            raise ValueError(f"{option} goes with -r only: without it, what comes now is traced")
     _times(args)
     _verdicts(args)
 
@@ -115,6 +134,8 @@ def _answer(recording: Recording, args: Namespace) -> Iterator[str]:
         rules = [one for one in by_rule(recording, *where) if verdicts is None or one.path.verdict in verdicts]
         rules = rules[: args.limit]
         yield from map(rule_json, rules) if args.json else rules_lines(rules, width)
+        if rules and not args.json and (limit := _traced_at_most(recording)):
+            yield limit
         return
     from conntracker.answers.blame import blame
     from conntracker.formats.blame import blame_lines
@@ -122,7 +143,8 @@ def _answer(recording: Recording, args: Namespace) -> Iterator[str]:
     from conntracker.formats.path import diagram
 
     limit = args.limit if verdicts is None else None  # the newest of those with that verdict, not of all
-    wanted = (one for one in blame(recording, *where, limit=limit) if verdicts is None or one.verdict in verdicts)
+    answers = blame(recording, *where, limit=limit, untraced=None if args.read else _say_untraced)
+    wanted = (one for one in answers if verdicts is None or one.verdict in verdicts)
     for number, one in enumerate(islice(wanted, args.limit)):
         if args.json:
             yield blame_json(one)
@@ -133,11 +155,36 @@ def _answer(recording: Recording, args: Namespace) -> Iterator[str]:
             yield "\n" + diagram(one.way.path)
 
 
+def _say_untraced(flows: int) -> None:
+    """That a flow had no packet is all that is known of it: it is no answer."""
+    if flows:
+        say(f"{flows:,} other flow{'' if flows == 1 else 's'} had no packet that was traced meanwhile")
+
+
+def _traced_at_most(recording: Recording) -> str | None:
+    """What the column `traced` counts, if all parts say the same."""
+    facts = {
+        (trace.get("packets"), trace.get("window"))
+        for part in recording.parts
+        if part.meta is not None and (trace := part.meta.trace) is not None
+    }
+    if len(facts) != 1:
+        return None
+    packets, window = facts.pop()
+    return f"traced: packets, at most the first {packets} of each direction of a flow in {window}\n"
+
+
 def _say_doubts(recording: Recording) -> None:
     """What may be missing from the answer."""
+    from conntracker.answers.untraced import refusals
+
     for part in recording.parts:
-        if part.meta is not None and part.meta.trace is None and not part.traces:
+        if part.meta is None:
+            continue
+        if part.meta.trace is None and not part.traces:
             say(f"{part.path}: made without -t, so nothing is known of rules")
+        elif part.meta.trace and (refused := refusals(part.meta.trace.get("refused"), part.meta.trace.get("rate"))):
+            say(refused if len(recording.parts) == 1 else f"{part.path}: {refused}")
     lost = [loss for loss in recording.losses if loss.kind == "traces"]
     if lost:
         say(f"steps may be missing: {sum(loss.events or 0 for loss in lost):,} trace messages were lost")

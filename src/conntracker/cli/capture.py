@@ -335,7 +335,7 @@ def _loss_line(loss: Loss) -> str:
         "undecodable": "messages could not be decoded",
         "untracked": "connection tracking was off: flows then are missing",
         "unwritten": "flows are not in the recording",
-        "traces": "trace messages lost: steps may be missing",
+        "traces": "or more trace messages lost: steps may be missing",
     }[loss.kind]
     return f"{window}: {what}" if loss.events is None else f"{window}: {loss.events:,} {what}"
 

@@ -157,7 +157,7 @@ def _with_privilege() -> Iterator[Finding]:
             True: Finding("ok", f"connection tracking is on for IPv{family}"),
             False: Finding("note" if can else "missing", f"connection tracking is off for IPv{family}", off),
             None: Finding("note", f"cannot tell whether connection tracking is on for IPv{family}",
-                          "loopback is down, or a rule drops a datagram on it; a capture makes sure"),
+                          "a datagram over loopback was not tracked, as a rule may exempt or drop it"),
         }[state]  # fmt: skip
     if granted >= _BUFFER:
         yield Finding("ok", f"receive buffer of {granted >> 20} MB")

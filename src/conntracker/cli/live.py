@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shutil
 import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from conntracker.cli.capture import Signals
@@ -22,21 +25,66 @@ _WAIT = 10.0  # seconds, unless --for says otherwise
 _AFTER = 1.0  # seconds that are waited after the first packet, for its answers
 
 
-@contextlib.contextmanager
-def record_for_blame(args: Namespace) -> Iterator[str]:
-    """The directory of a recording of what args ask for (filters, --for, --netns), gone at the end of the block.
+# What Tracer says of itself, and a person who waits for one packet need not read.
+_ASIDE = ("iptables-legacy rules: ",)
+_PUT_BACK = " put back to "
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 
-    It ends a second after the first packet of such a flow, after --for, or with Ctrl-C. Raises as Tracer does.
+
+@dataclass(slots=True)
+class Watched:
+    """What came while `blame` waited.
+
+    directory   of the recording
+    seconds     how long it waited
+    traced      how many packets of such flows were traced
     """
-    directory = tempfile.mkdtemp(prefix="conntracker-")
+
+    directory: str
+    seconds: float = 0.0
+    traced: int = 0
+
+
+@contextlib.contextmanager
+def record_for_blame(args: Namespace) -> Iterator[Watched]:
+    """A recording of what args ask for (filters, --for, --netns), gone at the end of the block.
+
+    It ends a second after the first packet of such a flow, after --for, or with Ctrl-C. Raises as Tracer does, and
+    OSError naming the place where there is no room for it.
+    """
+    watched = Watched(_directory())
     try:
-        _record(args, directory)
-        yield directory
+        try:
+            _record(args, watched)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise OSError(error.errno, f"{error.strerror} (TMPDIR names another place)", watched.directory) from error
+        yield watched
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(watched.directory, ignore_errors=True)
 
 
-def _record(args: Namespace, directory: str) -> None:
+def _directory() -> str:
+    try:
+        return tempfile.mkdtemp(prefix="conntracker-")
+    except OSError as error:
+        place = error.filename or os.environ.get("TMPDIR") or "/tmp, /var/tmp"  # noqa: S108
+        what = "no room for what is traced: not writable, or full (TMPDIR names another place)"
+        raise OSError(errno.ENOSPC, what, place) from error
+
+
+def span(seconds: float) -> str:
+    """A time span in few words: 10s, 90s, 5m."""
+    return f"{seconds / 60:g}m" if seconds >= 120 and not seconds % 60 else f"{seconds:.3g}s"
+
+
+def _unless_aside(line: str) -> None:
+    if not line.startswith(_ASIDE) and _PUT_BACK not in line:
+        say(line)
+
+
+def _record(args: Namespace, watched: Watched) -> None:
     from conntracker.keeper import Keeper
     from conntracker.recording.writer import RecordingWriter
     from conntracker.restore import repair
@@ -61,13 +109,28 @@ def _record(args: Namespace, directory: str) -> None:
             say("connection tracking is off here: packets are traced, flows are not known")
             namespace = NetworkNamespace.current() if args.netns is None else NetworkNamespace.find(args.netns)
             stack.callback(namespace.close)
-        recording = stack.enter_context(RecordingWriter(directory, netns=args.netns))
+        recording = stack.enter_context(RecordingWriter(watched.directory, netns=args.netns))
         keeper = stack.enter_context(Keeper(recording, 1 << 62, 1_000_000, say))
-        tracing = Tracing(stack.enter_context(Tracer(namespace, options, say)), keeper, options, wanted, True, say)
+        tracer = stack.enter_context(Tracer(namespace, options, _unless_aside))
+        begun = False
+
+        def later(line: str) -> None:
+            if begun:
+                say(line)
+
+        tracing = Tracing(tracer, keeper, options, wanted, True, later)
+        begun = True
         wait = _WAIT if args.duration is None else args.duration
-        say(f"waiting up to {wait:g}s for a packet; Ctrl-C ends it")
-        _wait(flows, keeper, tracing, signals, time.monotonic() + wait)
+        such = "a packet of such a flow" if wanted else "a packet"
+        say(
+            f"waiting up to {span(wait)} for {such}; Ctrl-C ends it"
+            f" (traced by the private table {' and '.join(tracer.names)}, gone with this process)"
+        )
+        begin = time.monotonic()
+        _wait(flows, keeper, tracing, signals, begin + wait)
+        watched.seconds = min(time.monotonic() - begin, wait)
         tracing.finish()
+        watched.traced = tracing.kept
         if flows is not None:
             keeper.take(flows.finish())
             keeper.conclude(flows.dumped)

@@ -6,16 +6,19 @@ from datetime import datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from conntracker.answers.causes import last_seen, possible_causes
+from conntracker.answers.causes import last_seen, possible_causes, unseen_rules
+from conntracker.answers.untraced import NOT_ASKED
+from conntracker.formats.icmp import icmp_name
 from conntracker.formats.table import human_bytes, printable
-from conntracker.model import protocol_name
+from conntracker.model import protocol_name, protocol_number
 from conntracker.steps import UNDECIDED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from conntracker.answers.blame import Blame, Way
+    from conntracker.answers.blame import Blame
     from conntracker.answers.rules import Decided
+    from conntracker.answers.ways import Way
     from conntracker.steps import Packet, Path, Step
 
 __all__ = ["blame_lines", "rules_lines"]
@@ -25,6 +28,8 @@ OUTCOMES = {
     UNDECIDED: "NOT SEEN TO LEAVE", None: "NOT TRACED",
 }  # fmt: skip
 DOUBT = "the rules changed in that moment: it may have been another"
+BLIND = "rules of iptables-legacy were not traced"
+KIND = {"iptables-legacy": "legacy"}
 SHARED = "may be another flow's: same tuple at the same time, in another zone"
 
 
@@ -36,26 +41,51 @@ def blame_lines(blame: Blame, width: int = 80) -> Iterator[str]:
 
 def _lines(blame: Blame, width: int) -> Iterator[str]:
     title = _title(blame)
-    yield f"{title}   {OUTCOMES.get(blame.verdict, str(blame.verdict).upper())}"
+    yield f"{title}   {_verdict(blame)}"
     if blame.flow and blame.flow["zone"]:
         yield f"  in zone {blame.flow['zone']}"
     way = blame.way
     if way is not None:
-        yield from _indented("  ", _decision(way.path))
-    if blame.why_not is not None:
+        yield from _indented("  ", _decision(way.path, blame.answer))
+    if blame.why_not is not None and blame.why_not != NOT_ASKED:
         yield from _folded(f"  {blame.why_not}", width)
     changes = _flow_changes(blame.flow) if blame.flow else _changes(way) if way else []
     yield from (f"  NAT  {change}" for change in changes)
     yield from _folded(f"  {_sums(blame)}", width)
     for one in blame.ways:
         ends = _ends(one.packet)
-        of_way = f"{_outcome(one.path)}, {_number(one.packets, 'packet')}{_doors(one)}"
-        yield from _folded(f"  {one.direction}{'' if ends == title else f' {ends}'}: {of_way}", width)
+        of_way = f"{_outcome(one.path)}, {_number(one.traced, 'packet')} traced{_doors(one)}"
+        yield from _folded(f"  {_which_way(one, blame.ways)}{'' if ends == title else f' {ends}'}: {of_way}", width)
         if not one.certain:
             yield f"    {SHARED}"
         yield from _indented("    ", _steps(one.path, width - 4))
         if one is not way and one.path.verdict == UNDECIDED:
             yield from _indented("    ", _decision(one.path))
+
+
+def _verdict(blame: Blame) -> str:
+    """What became of it, and what of its earlier packets if that was something else."""
+    text = OUTCOMES.get(blame.verdict, str(blame.verdict).upper())
+    if blame.change is not None:
+        others = " and ".join(OUTCOMES.get(verdict, verdict).lower() for verdict in blame.change.verdicts)
+        if blame.change.since is not None:
+            text += f" since {_time(blame.change.since)[11:]}, {others} before"
+        else:
+            text += f" at last, {_time(blame.change.last)[11:]}; at other times {others}"
+    return text + (f"; {BLIND}" if blame.way is not None and blame.way.path.blind and blame.verdict == "accept" else "")
+
+
+def _which_way(way: Way, ways: Iterable[Way]) -> str:
+    """'original', 'copy'; 'reply, first packet' and 'reply, later packets' where these took other ways."""
+    if way.direction == "copy":
+        return "copy made on this host (TEE or dup)"
+    same = [one for one in ways if (one.direction, one.packet) == (way.direction, way.packet)]
+    first, *others = sorted(same, key=lambda one: (one.first, one.place))
+    if way.direction == "error" or not others or first.last > min(one.first for one in others):
+        return way.direction
+    if way is not first:
+        return f"{way.direction}, later packets"
+    return f"{way.direction}, first {'packet' if way.traced == 1 else f'{way.traced} packets'}"
 
 
 def _title(blame: Blame) -> str:
@@ -64,7 +94,9 @@ def _title(blame: Blame) -> str:
         assert blame.packet is not None  # noqa: S101  one of the two is there
         return _ends(blame.packet)
     text = f"{flow['proto'].upper()} {_end(flow['src'], flow['sport'])} -> {_end(flow['dst'], flow['dport'])}"
-    return text if flow["icmp_type"] is None else text + _icmp(flow["icmp_type"], flow["icmp_code"], flow["icmp_id"])
+    return text if flow["icmp_type"] is None else text + _icmp(
+        protocol_number(flow["proto"]), flow["icmp_type"], flow["icmp_code"], flow["icmp_id"]
+    )  # fmt: skip
 
 
 def _ends(packet: Packet) -> str:
@@ -72,7 +104,7 @@ def _ends(packet: Packet) -> str:
     src, dst = _address(packet, packet.src), _address(packet, packet.dst)
     text = f"{protocol_name(packet.proto).upper()} {_end(src, packet.sport)} -> {_end(dst, packet.dport)}"
     if packet.icmp_type is not None:
-        text += _icmp(packet.icmp_type, packet.icmp_code, packet.icmp_id)
+        text += _icmp(packet.proto, packet.icmp_type, packet.icmp_code, packet.icmp_id)
     if packet.fragment:
         text += " later fragment"
     return text if packet.about is None else f"{text} about {_ends(packet.about)}"
@@ -88,14 +120,15 @@ def _end(address: str, port: int | None) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def _icmp(kind: int, code: int | None, id: int | None) -> str:
-    return f" type {kind} code {code}" + ("" if id is None else f" id {id}")
+def _icmp(proto: int, kind: int, code: int | None, id: int | None) -> str:
+    name = icmp_name(proto, kind, code)
+    return f" type {kind} code {code}" + (f" ({name})" if name else "") + ("" if id is None else f" id {id}")
 
 
 # --- what decided ----------------------------------------------------------------------------------------------------
 
 
-def _decision(path: Path) -> Iterator[str]:
+def _decision(path: Path, answer: Way | None = None) -> Iterator[str]:
     """Lines on what decided; for a packet that nothing decided about, what may have become of it."""
     step = path.deciding
     if step is not None:
@@ -106,10 +139,33 @@ def _decision(path: Path) -> Iterator[str]:
             yield f"     {DOUBT}"
     elif path.verdict == UNDECIDED:
         yield f"{last_seen(path)}"
-        yield "no rule and no policy ended it" + ("; possible causes:" if possible_causes(path) else "")
-        yield from (f"  {cause}" for cause in possible_causes(path))
+        yield from _undecided(path, answer)
+        return
     else:
-        yield "by   no rule and no policy: no chain was in its way"
+        yield f"by   no rule and no policy{' that was traced' if path.blind else ': no chain was in its way'}"
+    if answer is not None:
+        yield f"but {_answered(answer)}"
+
+
+def _undecided(path: Path, answer: Way | None) -> Iterator[str]:
+    if answer is not None:
+        yield _answered(answer)
+        causes, said = unseen_rules(path), "a rule may have made it do so:"
+    else:
+        causes, unseen = possible_causes(path), unseen_rules(path)
+        said = "what ended it is not known" if unseen else "no rule and no policy ended it"
+        said += "; possible causes:" if causes else ""
+    if causes or answer is None:
+        yield said
+    yield from (f"  {cause}" for cause in causes)
+
+
+def _answered(error: Way) -> str:
+    """Who said that a packet did not arrive, and why."""
+    packet = error.packet
+    who = "this host" if error.local or error.loops else _address(packet, packet.src)
+    kind, code = packet.icmp_type or 0, packet.icmp_code
+    return f"{who} answered: {icmp_name(packet.proto, kind, code) or 'ICMP'} (type {kind} code {code})"
 
 
 def _outcome(path: Path) -> str:
@@ -139,6 +195,7 @@ def _steps(path: Path, width: int) -> Iterator[str]:
     chains: list[str] = []
     base: tuple[object, ...] = ()
     hook: str | None = ""
+    mixed = len({step.kind for step in path.steps}) > 1
     for number, step in enumerate(path.steps):
         here = (step.hook, step.priority, step.kind, step.family, step.table)
         if here != base:
@@ -147,7 +204,8 @@ def _steps(path: Path, width: int) -> Iterator[str]:
             del chains[chains.index(step.chain) + 1 :]
         else:
             chains.append(step.chain)
-        head = f"{'' if step.hook == hook else step.hook or '?':<12}{'  ' * (len(chains) - 1)} {_place(step):<24}"
+        place = _place(step) + (f" ({KIND.get(step.kind, step.kind)})" if mixed else "")
+        head = f"{'' if step.hook == hook else step.hook or '?':<12}{'  ' * (len(chains) - 1)} {place:<24}"
         hook = step.hook
         text = f"{head} {_which(step)} {step.verdict or '?'}{f' {step.target}' if step.target else ''}"
         text += "" if step.certain else " (maybe another)"
@@ -160,6 +218,8 @@ def _steps(path: Path, width: int) -> Iterator[str]:
             yield " " * (13 + 2 * len(chains)) + rule
     if not path.complete:
         yield "steps may be missing: trace messages were lost"
+    if path.blind:
+        yield f"steps may be missing: {BLIND}"
 
 
 def _doors(way: Way) -> str:
@@ -202,9 +262,10 @@ def _flow_changes(flow: dict[str, Any]) -> list[str]:
 def _sums(blame: Blame) -> str:
     parts = []
     if blame.ways:
-        packets = sum(way.packets for way in blame.ways)
+        packets = sum(way.traced for way in blame.ways)
         first, last = min(way.first for way in blame.ways), max(way.last for way in blame.ways)
-        parts.append(f"{_number(packets, 'packet')} traced, {_span(first, last)}")
+        limit = "" if blame.limit is None else " (the first {} of each direction in {})".format(*blame.limit)
+        parts.append(f"{_number(packets, 'packet')} traced{limit}, {_span(first, last)}")
     flow = blame.flow
     if flow is None:
         parts.append("no flow")
@@ -225,11 +286,16 @@ def _time(time: int) -> str:
     return datetime.fromtimestamp(time // 10**6).isoformat(" ")
 
 
+def _zone(time: int) -> str:
+    """The name of the local time zone at that time."""
+    return datetime.fromtimestamp(time // 10**6).astimezone().tzname() or ""
+
+
 def _span(first: int, last: int) -> str:
     begin, end = _time(first), _time(last)
-    if begin == end:
-        return begin
-    return f"{begin} - {end[11:] if begin[:10] == end[:10] else end}"
+    if begin != end:
+        begin += f" - {end[11:] if begin[:10] == end[:10] else end}"
+    return f"{begin} {_zone(last)}"
 
 
 def _indented(indent: str, lines: Iterable[str]) -> Iterator[str]:
@@ -245,20 +311,24 @@ def _folded(text: str, width: int) -> Iterator[str]:
 
 def rules_lines(rules: Iterable[Decided], width: int = 80) -> Iterator[str]:
     """A table of rules, each with the place and the text of the rule below it; nothing if there are none."""
+    rules = list(rules)
+    zone = "/".join(sorted({_zone(time) for one in rules for time in (one.first, one.last)}))
     for number, one in enumerate(rules):
         if not number:
-            yield f"{'flows':>9} {'packets':>9}  {'verdict':<10} {'first seen':<19}  last seen\n"
-        yield f"{one.flows:>9,} {one.packets:>9,}  {one.path.verdict:<10} {_time(one.first)}  {_time(one.last)}\n"
+            yield f"{'flows':>9} {'traced':>9}  {'verdict':<10} {'first seen':<19}  last seen ({zone})\n"
+        yield f"{one.flows:>9,} {one.traced:>9,}  {one.path.verdict:<10} {_time(one.first)}  {_time(one.last)}\n"
         for line in _decided_by(one.path, width):
             yield printable(line) + "\n"
 
 
 def _decided_by(path: Path, width: int) -> Iterator[str]:
     step, indent = path.deciding, " " * 11
+    blind = f"; {BLIND}" if path.blind and path.verdict in ("accept", UNDECIDED) else ""
     if step is None:
-        yield f"{indent}{last_seen(path) if path.verdict == UNDECIDED else 'no chain in the way'}"
+        nothing = "no rule and no policy that was traced" if path.blind else "no chain in the way"
+        yield from _folded(f"{indent}{last_seen(path) if path.verdict == UNDECIDED else nothing}{blind}", width)
         return
-    text = f"{indent}{_place(step)}, {_which(step)} ({step.kind})"
+    text = f"{indent}{_place(step)}, {_which(step)} ({step.kind}){blind}"
     rule = None if step.rule is None else step.rule.text
     if rule is not None and len(text) + 2 + len(rule) <= width:
         yield f"{text}: {rule}"

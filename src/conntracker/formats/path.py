@@ -91,7 +91,7 @@ def _box(hook: str, path: Path | None) -> list[str]:
         title += " ?"
     elif path is not None and hook in _passed(path):
         title += " *"
-    rows = [_row(name, next((v for v in visits if v.table == name.split()[0]), None)) for _, name in PLACES[hook]]
+    rows = [_row(name, _of_table(name.split()[0], visits)) for _, name in PLACES[hook]]
     places = [priority for priority, _ in PLACES[hook]]
     for visit in visits:
         if visit.table is None:
@@ -103,6 +103,12 @@ def _box(hook: str, path: Path | None) -> list[str]:
     if not rows:
         return [f"+{top}+"]
     return [f"+{top}+", *(f"|{row}|" for row in rows), f"+{bottom}+"]
+
+
+def _of_table(table: str, visits: list[_Visit]) -> _Visit | None:
+    """The visit of a table of iptables; of that of iptables-legacy and that of iptables-nft, the one that decided."""
+    same = [visit for visit in visits if visit.table == table]
+    return max(same, key=lambda visit: visit.verdict is not None, default=None)
 
 
 def _passed(path: Path) -> set[str | None]:

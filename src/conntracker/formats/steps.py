@@ -95,7 +95,8 @@ def _end(path: Path) -> str | None:
         return None
     if path.verdict == UNDECIDED:
         where = f"last seen at {path.reached}" if path.reached else "not seen at any hook"
-        return f"verdict: not known, {where}, and no rule ended it"
+        why = "rules of iptables-legacy were not traced" if path.blind else "and no rule ended it"
+        return f"verdict: not known, {where}, {why}"
     step = path.deciding
     if step is None:
         return f"verdict: {path.verdict}"

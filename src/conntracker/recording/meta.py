@@ -78,6 +78,8 @@ def to_text(meta: Meta) -> str:
         {"since": time_text(loss.since), "until": time_text(loss.until), "kind": loss.kind, "events": loss.events}
         for loss in meta.losses
     ]
+    if meta.trace is not None and isinstance(start := meta.trace.get("start"), int):
+        values["trace"] = meta.trace | {"start": time_text(start)}
     values["rulesets"] = [{"time": time_text(one.time), "files": list(one.files)} for one in meta.rulesets]
     return json.dumps(values, indent=1) + "\n"
 
@@ -112,4 +114,6 @@ def _from_values(values: dict[str, Any]) -> Meta:
     )
     if known.get("trace") is not None:
         known["trace"] = dict(known["trace"])
+        if isinstance(start := known["trace"].get("start"), str):  # earlier versions wrote the number
+            known["trace"]["start"] = parse_time(start)
     return Meta(**known)

@@ -21,7 +21,7 @@ def load_paths(recording: Recording) -> dict[tuple[int, int], Path]:
     known: dict[tuple[Any, ...], Path] = {}
     steps: dict[str, Step] = {}
     paths: dict[tuple[int, int], Path] = {}
-    names = ("part", "path", "verdict", "decided", "reached", "expected", "complete", "steps")
+    names = ("part", "path", "verdict", "decided", "reached", "expected", "complete", "blind", "steps")
     for chunk in recording.chunks(f"SELECT {', '.join(names)} FROM path_rows"):  # noqa: S608
         for part, number, *row in zip(*(chunk[name].tolist() for name in names), strict=True):
             if (key := tuple(row)) not in known:
@@ -34,7 +34,7 @@ def load_paths(recording: Recording) -> dict[tuple[int, int], Path]:
 
 
 def _path(row: list[Any], known: dict[str, Step]) -> Path:
-    verdict, decided, reached, expected, complete, text = row
+    verdict, decided, reached, expected, complete, blind, text = row
     steps = []
     for values in json.loads(text):
         one = json.dumps(values)
@@ -44,4 +44,4 @@ def _path(row: list[Any], known: dict[str, Step]) -> Path:
     if decided is not None:
         steps[decided]  # raises IndexError
     hooks = tuple(expected.split(",")) if expected else ()
-    return Path(tuple(steps), str(verdict), decided, reached, hooks, complete is not False)
+    return Path(tuple(steps), str(verdict), decided, reached, hooks, complete is not False, blind is True)

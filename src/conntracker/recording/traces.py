@@ -162,6 +162,7 @@ PATHS = Segments(
         ("reached", "VARCHAR", "reached"),
         ("expected", "VARCHAR", "expected"),
         ("complete", "BOOLEAN", "complete"),
+        ("blind", "BOOLEAN", "blind"),
         ("steps", "VARCHAR", "steps"),
     ),
 )
@@ -170,13 +171,13 @@ PATHS = Segments(
 def path_lists(paths: Iterable[tuple[int, Path]]) -> dict[str, list[Any]]:
     """Numbered paths as lists of equal length; steps as JSON text, expected hooks with commas between."""
     lists: dict[str, list[Any]] = {
-        name: [] for name in ("path", "verdict", "decided", "reached", "expected", "complete", "steps")
+        name: [] for name in ("path", "verdict", "decided", "reached", "expected", "complete", "blind", "steps")
     }
     for number, path in paths:
         # What is no text (a comment in another encoding, read with surrogates) would be no JSON for DuckDB.
         steps = json.dumps([step.json() for step in path.steps], separators=(",", ":"), ensure_ascii=False)
         steps = steps.encode(errors="replace").decode()
-        row = (number, path.verdict, path.decided, path.reached, ",".join(path.expected), path.complete, steps)
-        for values, value in zip(lists.values(), row, strict=True):
+        row = (number, path.verdict, path.decided, path.reached, ",".join(path.expected), path.complete, path.blind)
+        for values, value in zip(lists.values(), (*row, steps), strict=True):
             values.append(value)
     return lists

@@ -13,18 +13,29 @@ import errno
 import json
 import os
 import socket
+import struct
+import threading
 from typing import Any
+
+from conntracker.wire import netlink
 
 __all__ = ["LibraryMissing", "Nftables", "NftablesError", "OwnedTable"]
 
 NETLINK_NETFILTER = 12  # linux/netlink.h
+_NFNL_SUBSYS_NFTABLES = 10  # linux/netfilter/nfnetlink.h
+_BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END
+_DELSETELEM = _NFNL_SUBSYS_NFTABLES << 8 | 14  # NFT_MSG_DELSETELEM (linux/netfilter/nf_tables.h)
+_FAMILIES = {"inet": 1, "netdev": 5, "bridge": 7}  # NFPROTO_*
+_SEQUENCE = 1
 NFT_CTX_OUTPUT_STATELESS = 1 << 2  # nftables/libnftables.h
 NFT_CTX_OUTPUT_HANDLE = 1 << 3
 NFT_CTX_OUTPUT_JSON = 1 << 4
+NFT_CTX_OUTPUT_TERSE = 1 << 11  # named sets without their elements; libnftables 1.0 and later
 FD_SETSIZE = 1024  # libnftables waits with select(2), and glibc aborts the process beyond this
 
 _ERRNO_OF = {os.strerror(number): number for number in errno.errorcode}
 _open: set[Nftables] = set()
+_making = threading.Lock()  # which descriptors are new tells whose they are
 
 
 class LibraryMissing(ImportError):
@@ -44,9 +55,10 @@ class Nftables:
 
     def __init__(self) -> None:
         self._library = _load()
-        before = _netlink_descriptors()
-        self._context: int | None = self._library.nft_ctx_new(0)
-        made = _netlink_descriptors() - before
+        with _making:
+            before = _netlink_descriptors()
+            self._context: int | None = self._library.nft_ctx_new(0)
+            made = _netlink_descriptors() - before
         if not self._context or not made:
             raise OSError(errno.EPROTONOSUPPORT, "no netlink socket for nftables")
         for fd in made:
@@ -93,6 +105,25 @@ class Nftables:
                 0, "libnftables wrote broken JSON, as 1.0.6 does beside a table with an owner"
             ) from None
         return answer
+
+    def transact(self, requests: list[bytes]) -> None:
+        """Send nf_tables messages that ask for an answer each, as one transaction, on the context's own socket."""
+        (fd,) = list(self._descriptors)[:1]
+        begin, end = (
+            netlink.HEADER.pack(netlink.BODY, kind, netlink.NLM_F_REQUEST, 0, 0)
+            + netlink.NFGENMSG.pack(0, 0, _NFNL_SUBSYS_NFTABLES)
+            for kind in (_BATCH_BEGIN, _BATCH_END)
+        )
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            sock.settimeout(5)
+            sock.sendto(begin + b"".join(requests) + end, (0, 0))
+            waiting = len(requests)
+            while waiting:
+                for message in netlink.messages(sock.recv(1 << 16)):
+                    if message.type == netlink.NLMSG_ERROR:
+                        waiting -= 1
+                        if number := -struct.unpack_from("=i", message.payload)[0]:
+                            raise OSError(number, f"nf_tables: {os.strerror(number)}")
 
     def close(self) -> None:
         """Free the context and close its socket, which takes the tables owned by it away; again is harmless."""
@@ -152,6 +183,16 @@ class OwnedTable:
         """Run nft commands with the rights of the table's owner."""
         return self._nft.run(commands)
 
+    def flush(self, names: list[str]) -> None:
+        """Empty sets of the table, all in one transaction. Raises OSError.
+
+        By netlink on the socket that owns the table: libnftables would read the whole ruleset first.
+        """
+        self._nft.transact([
+            netlink.request(_DELSETELEM, netlink.NLM_F_ACK, number, _FAMILIES[self._family], _set_of(self.name, name))
+            for number, name in enumerate(names, _SEQUENCE)
+        ])  # fmt: skip
+
     def remove(self) -> None:
         """Remove the table by closing the socket that owns it; again is harmless."""
         self._nft.close()
@@ -161,6 +202,11 @@ class OwnedTable:
 
     def __exit__(self, *_: object) -> None:
         self.remove()
+
+
+def _set_of(table: str, name: str) -> bytes:
+    """Which set: NFTA_SET_ELEM_LIST_TABLE and NFTA_SET_ELEM_LIST_SET; without elements, all are meant."""
+    return netlink.attribute(1, table.encode() + b"\0") + netlink.attribute(2, name.encode() + b"\0")
 
 
 def _load() -> ctypes.CDLL:

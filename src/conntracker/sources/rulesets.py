@@ -6,12 +6,14 @@ ip_tables. Programs are run only where there is something that only they can rea
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import socket
 import struct
 import subprocess
+import sys
 from dataclasses import replace
 
 from conntracker.model import DecodeError
@@ -23,6 +25,7 @@ from conntracker.sources.nftables import (
     NETLINK_NETFILTER,
     NFT_CTX_OUTPUT_HANDLE,
     NFT_CTX_OUTPUT_STATELESS,
+    NFT_CTX_OUTPUT_TERSE,
     LibraryMissing,
     Nftables,
 )
@@ -33,8 +36,10 @@ __all__ = ["LegacyWatch", "generation", "read_texts"]
 _NFT_MSG_NEWGEN, _NFT_MSG_GETGEN, _NFTA_GEN_ID = 15, 16, 1  # linux/netfilter/nf_tables.h
 _NFNL_SUBSYS_NFTABLES = 10  # linux/netfilter/nfnetlink.h
 
+# Without the elements of named sets, which change all the time and may be a hundred thousand.
+_LISTING = NFT_CTX_OUTPUT_HANDLE | NFT_CTX_OUTPUT_STATELESS | NFT_CTX_OUTPUT_TERSE
+_BUSY = 3.0  # seconds that a process may try
 _ATTEMPTS = 5
-_ELEMENTS = re.compile(r"^\t\telements = \{.*?\}$", re.MULTILINE | re.DOTALL)
 _TIMEOUT = 60  # seconds, of a program
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 
@@ -42,8 +47,11 @@ _PREFIX = {"ip": "iptables", "ip6": "ip6tables"}
 _NFT_TABLES = re.compile(r"^table (ip6?) (raw|mangle|nat|filter|security) \{", re.MULTILINE)
 
 
-def read_texts() -> Texts:
+def read_texts(busy: bool = False) -> Texts:
     """The rulesets of one moment: they are read again if they changed meanwhile, a few times.
+
+    busy   whether something changes all the time, be it elements of sets: libnftables begins anew with every change,
+           and may never end. Then a process of its own reads, that can be ended.
 
     What cannot be read is said in `missing`, not raised. `generation` is None if they never stood still.
     """
@@ -51,7 +59,7 @@ def read_texts() -> Texts:
     for _ in range(_ATTEMPTS):
         before, watch = generation(), LegacyWatch()
         try:
-            texts = _read_once(before)
+            texts = _read_once(before, busy)
             if not watch.changed() and (generation() == before or _same_rules(texts, last)):
                 return texts
             last = texts
@@ -61,10 +69,8 @@ def read_texts() -> Texts:
 
 
 def _same_rules(one: Texts, other: Texts | None) -> bool:
-    """Whether two readings differ in elements of sets at most, which change all the time on many hosts."""
-    if other is None or one.nft is None or other.nft is None:
-        return False
-    return one.saves == other.saves and _ELEMENTS.sub("", one.nft) == _ELEMENTS.sub("", other.nft)
+    """Whether two readings are equal: then only elements of sets changed meanwhile, as they do all the time."""
+    return other is not None and (one.saves, one.nft) == (other.saves, other.nft)
 
 
 def generation() -> int | None:
@@ -86,10 +92,10 @@ def generation() -> int | None:
     return None
 
 
-def _read_once(number: int | None) -> Texts:
+def _read_once(number: int | None, busy: bool) -> Texts:
     missing: list[str] = []
     saves: dict[tuple[str, str], str] = {}
-    nft, own = _nft_listing(missing)
+    nft, own = _nft_listing(missing, busy)
     for family in ("ip", "ip6"):
         tables = {name for found, name in _NFT_TABLES.findall(nft or "") if found == family}
         if tables and (text := _nft_save(family, tables, missing)):
@@ -99,10 +105,30 @@ def _read_once(number: int | None) -> Texts:
     return Texts(nft, saves, number, tuple(missing), own)
 
 
-def _nft_listing(missing: list[str]) -> tuple[str | None, frozenset[tuple[str, str]]]:
+def listing() -> str:
+    """What nft lists, with handles, without counters and elements. Raises LibraryMissing, OSError."""
+    with Nftables() as nft:
+        return nft.run("list ruleset", _LISTING)
+
+
+def _listing_apart() -> str:
+    """`listing` by another process, for at most _BUSY seconds. Raises OSError."""
+    script = "import sys; from conntracker.sources.rulesets import listing; sys.stdout.write(listing())"
     try:
-        with Nftables() as nft:
-            return without_own(nft.run("list ruleset", NFT_CTX_OUTPUT_HANDLE | NFT_CTX_OUTPUT_STATELESS))
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdin=subprocess.DEVNULL, capture_output=True, timeout=_BUSY, check=False,
+            text=True, errors="surrogateescape",
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise OSError(errno.ETIMEDOUT, "it changes faster than it can be read") from None
+    if done.returncode != 0:
+        raise OSError(errno.EIO, (done.stderr.strip().splitlines() or ["it cannot be read"])[-1])
+    return done.stdout
+
+
+def _nft_listing(missing: list[str], busy: bool) -> tuple[str | None, frozenset[tuple[str, str]]]:
+    try:
+        return without_own(_listing_apart() if busy else listing())
     except (LibraryMissing, OSError) as error:
         missing.append(f"no nft ruleset: {error.strerror if isinstance(error, OSError) else error}")
         return None, frozenset()
