@@ -28,7 +28,7 @@ from conntracker.sources.counters import Counters
 from conntracker.sources.netlink import wait
 from conntracker.sources.netns import Namespace
 from conntracker.sources.nftables import OwnedTable
-from conntracker.sources.tracing import LogSocket, TraceSocket, interface_name
+from conntracker.sources.tracing import RECEIVE_BUFFER, LogSocket, TraceSocket, interface_name
 from conntracker.steps import Trace
 from conntracker.traces import Resolver
 from conntracker.tracetable import COUNTERS, TraceOptions, TraceTable, tables
@@ -50,6 +50,7 @@ class Tracer:
 
     options     what to trace
     notice      called with a line for a person
+    receive_buffer   bytes asked for each socket
     packets, messages, lost, undecodable, refused   counts: traces given out, messages of the kernel, those that it
                 dropped, those that were not understood, packets that a ceiling refused to trace
     losses      windows in which messages were lost, of kind 'traces'
@@ -58,8 +59,15 @@ class Tracer:
     lacks what it takes.
     """
 
-    def __init__(self, namespace: Namespace, options: TraceOptions, notice: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        options: TraceOptions,
+        notice: Callable[[str], None],
+        receive_buffer: int = RECEIVE_BUFFER,
+    ) -> None:
         self._namespace, self._options, self._notice = namespace, options, notice
+        self._receive_buffer = receive_buffer
         self.packets = self.messages = self.lost = self.undecodable = 0
         self.losses: list[Loss] = []
         self._refused: Counter[str] = Counter()  # by tables that are gone
@@ -102,7 +110,7 @@ class Tracer:
             self._stack.close()
 
     def _open(self) -> None:
-        self._socket = TraceSocket()
+        self._socket = TraceSocket(self._receive_buffer)
         self._stack.callback(self._socket.close)
         self._counters = Counters()
         self._stack.callback(self._counters.close)
@@ -213,7 +221,7 @@ class Tracer:
         if self._log is not None or self._log_failed or not snapshot.has_legacy:
             return
         try:
-            self._log = LogSocket()
+            self._log = LogSocket(self._receive_buffer)
             self._stack.callback(self._log.close)
             self._set_loggers()
             self._assembler.legacy, self._assembler.verdict = True, self._rules.verdict
