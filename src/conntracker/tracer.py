@@ -31,7 +31,7 @@ from conntracker.sources.nftables import OwnedTable
 from conntracker.sources.tracing import RECEIVE_BUFFER, LogSocket, TraceSocket, interface_name
 from conntracker.steps import Trace
 from conntracker.traces import Resolver
-from conntracker.tracetable import COUNTERS, TraceOptions, TraceTable, tables
+from conntracker.tracetable import COUNTERS, FIRST, TraceOptions, TraceTable, tables
 from conntracker.wire import netlink, nflog, nftrace
 
 LOGGERS = ("net/netfilter/nf_log/2", "net/netfilter/nf_log/10")
@@ -158,7 +158,9 @@ class Tracer:
             self._say_once("the rules change all the time and cannot be read: steps are shown without them until then")
             snapshot = Snapshot((), has_legacy=False)
         wanted = _make(self._options, snapshot)
-        if wanted != [table for table, _ in self._tables]:
+        # Of two chains with the same priority, the one that was made last comes first.
+        must_be_last_made = any(chain.priority == FIRST and chain.hook in _STARTING_HOOKS for chain in snapshot.chains)
+        if must_be_last_made or wanted != [table for table, _ in self._tables]:
             self._remove_tables()
             for table in wanted:
                 self._tables.append((table, OwnedTable(table.text, table.family)))

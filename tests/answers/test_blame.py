@@ -10,9 +10,9 @@ from conntracker.filters import Filter
 from conntracker.model import Loss
 from conntracker.recording.paths import UNKNOWN_PATH
 from conntracker.recording.reader import open_recording
-from conntracker.steps import Packet
+from conntracker.steps import Packet, Path
 from support.columns import MINUTE, NOON
-from support.traces import ACCEPTED, DROPPED, LOST, PATHS, TRACE, icmp, record, row, tcp
+from support.traces import ACCEPTED, DROPPED, LOST, PATHS, TRACE, icmp, record, row, step, tcp
 
 PLAIN = tcp("10.0.0.1", 40000, "10.0.0.2", 80)
 BACK = tcp("10.0.0.2", 80, "10.0.0.1", 40000)
@@ -33,7 +33,7 @@ def test_a_dropped_packet(tmp_path: File) -> None:
         "gate", None, OTHER, "drop", DROPPED.steps[3],
     )  # fmt: skip
     (way,) = one.ways
-    assert (way.direction, way.packets, way.first, way.last, way.left, way.path) == (
+    assert (way.direction, way.traced, way.first, way.last, way.left, way.path) == (
         "original", 3, NOON, NOON + 7, left, DROPPED,
     )  # fmt: skip
     assert (way.in_interface, way.out_interface, way.certain, one.why_not) == ("eth0", "eth1", True, None)
@@ -70,12 +70,51 @@ def test_icmp_errors_keep_what_they_are_about(tmp_path: File) -> None:
         ([row(PLAIN, path=3, at=NOON), row(BACK, path=2, at=NOON + 9)], "undecided"),
         ([row(BACK, path=2)], "drop"),
         ([row(PLAIN, path=1, until=NOON + 9), row(PLAIN, path=2, at=NOON + 1)], "accept"),
+        ([row(PLAIN, path=1), row(PLAIN, path=2, at=NOON + 1), row(PLAIN, path=1, at=NOON + 2)], "accept"),
     ],
 )
 def test_the_newest_original_packets_tell_the_verdict(tmp_path: File, traces: list[Any], verdict: str) -> None:
     """The verdict is that of the newest packets of the original direction, else of the replies; all ways are there."""
     (one,) = answers(record(tmp_path / "rec", [{}], traces))
-    assert (one.verdict, len(one.ways)) == (verdict, len(traces))
+    assert (one.verdict, len(one.ways)) == (verdict, len({(trace.packet, trace.path) for trace in traces}))
+
+
+def test_the_first_packet_tells_the_rule(tmp_path: File) -> None:
+    """The rule that let a flow through is that of its first packet, not the one for what is known already."""
+    known = Path((step("forward", "ip filter FORWARD", "accept", "-m state --state ESTABLISHED", 1),), "accept", 0)
+    traces = [row(PLAIN), row(PLAIN, path=4, at=NOON + 5, packets=3)]
+    (one,) = answers(record(tmp_path / "rec", [{}], traces, paths=PATHS | {4: known}))
+    assert (one.deciding, one.change, one.limit) == (ACCEPTED.steps[0], None, (4, "30"))
+
+
+def test_a_copy_is_not_the_packet(tmp_path: File) -> None:
+    """What this host sent of a packet that came in, with the same headers, is told as a copy, and decides nothing."""
+    sent = Path((step("output", "ip filter OUTPUT", "accept", "-j ACCEPT", 1),), "accept", 0, "postrouting")
+    traces = [
+        row(PLAIN, path=4, at=NOON + 1, interfaces=(None, "eth1")), row(PLAIN, path=2, interfaces=("eth0", None)),
+    ]  # fmt: skip
+    (one,) = answers(record(tmp_path / "rec", traces=traces, paths=PATHS | {4: sent}))
+    assert (one.verdict, one.deciding) == ("drop", DROPPED.steps[3])
+    assert [way.direction for way in one.ways] == ["original", "copy"]
+
+
+def test_this_host_answered(tmp_path: File) -> None:
+    """An ICMP error of this host's own stands beside what it is about, with a flow and without one."""
+    error = row(icmp("10.0.0.254", "10.0.0.1", 11, about=PLAIN), at=NOON + 1, interfaces=(None, "eth0"))
+    for name, known in (("a", [{}]), ("b", [])):
+        (one,) = answers(record(tmp_path / name, known, [row(PLAIN, path=3), error]))
+        assert one.verdict == "undecided"
+        assert one.answer is not None
+        assert one.answer.packet == error.packet
+
+
+def test_flows_without_a_trace_can_be_left_out(tmp_path: File) -> None:
+    """Then their number is told, and a limit is one of the others."""
+    path = record(tmp_path / "rec", [{"first_seen": NOON}, {"sport": 1}, {"sport": 2}], [row(PLAIN), row(OTHER)])
+    left_out: list[int] = []
+    assert [one.verdict for one in answers(path, untraced=left_out.append)] == ["accept", "accept"]
+    assert left_out == [2]
+    assert len(answers(path, untraced=left_out.append, limit=1)) == 1
 
 
 def test_only_errors(tmp_path: File) -> None:
@@ -99,7 +138,7 @@ def test_reasons_of_the_recording(tmp_path: File) -> None:
     (one,) = answers(record(tmp_path / "rec", [{"start": NOON + 1}], trace=facts, losses=losses))
     assert one.why_not
     assert one.why_not.startswith("no packet of it was traced; possible reasons: tracing was restricted to --trace '")
-    assert "1,200 packets were not traced: more than 500 new flows" in one.why_not
+    assert "1,200 packets were not traced: more came than 500 new flows" in one.why_not
     assert "17 trace messages were lost" in one.why_not
     assert "4 trace" not in one.why_not
     assert "5 trace" not in one.why_not

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from conntracker.answers.causes import CAUSES, last_seen, possible_causes
+from conntracker.answers.causes import CAUSES, last_seen, possible_causes, unseen_rules
 from conntracker.steps import HOOKS, UNDECIDED, Path
 from support.traces import ACCEPTED, DROPPED, LOST
 
@@ -42,6 +42,15 @@ def test_a_packet_that_was_to_be_forwarded_was_not_refused_for_being_ours() -> N
 def test_lost_messages_come_first() -> None:
     """Where messages were lost, that is the first thing that it may have been."""
     assert "lost" in possible_causes(replace(LOST, complete=False))[0]
+
+
+def test_legacy_rules_that_were_not_traced_come_before_all() -> None:
+    """A legacy rule may have ended a packet where none was traced; what was accepted or dropped has no such cause."""
+    causes = possible_causes(replace(LOST, complete=False, blind=True))
+    assert "iptables-legacy" in causes[0]
+    assert "lost" in causes[1]
+    assert unseen_rules(replace(LOST, complete=False, blind=True)) == causes[:2]
+    assert unseen_rules(replace(ACCEPTED, blind=True)) == unseen_rules(LOST) == ()
 
 
 def test_every_hook_is_known() -> None:

@@ -31,7 +31,7 @@ def test_most_flows_first(tmp_path: File) -> None:
     """Each rule or policy has its flows, packets and times; so have packets that none decided about."""
     traces = [*packets(3, 2), *packets(1, 1, 100), *packets(2, 3, 200), *packets(1, 2, at=NOON + MINUTE)]
     found = answers(record(tmp_path / "rec", traces=traces))
-    assert [(one.path, one.step, one.flows, one.packets, one.first, one.last) for one in found] == [
+    assert [(one.path, one.step, one.flows, one.traced, one.first, one.last) for one in found] == [
         (DROPPED, DROPPED.steps[3], 3, 8, NOON, NOON + MINUTE),
         (LOST, None, 2, 4, NOON, NOON),
         (ACCEPTED, ACCEPTED.steps[0], 1, 2, NOON, NOON),
@@ -41,7 +41,7 @@ def test_most_flows_first(tmp_path: File) -> None:
 def test_both_directions_are_one_flow(tmp_path: File) -> None:
     """A rule that lets both directions of a flow through has one flow."""
     traces = [row(tcp("10.0.0.1", 40000, "10.0.0.2", 80)), row(tcp("10.0.0.2", 80, "10.0.0.1", 40000))]
-    assert [(one.flows, one.packets) for one in answers(record(tmp_path / "rec", [{}], traces))] == [(1, 2)]
+    assert [(one.flows, one.traced) for one in answers(record(tmp_path / "rec", [{}], traces))] == [(1, 2)]
 
 
 def test_other_paths_to_the_same_rule(tmp_path: File) -> None:
@@ -102,3 +102,11 @@ def test_no_chain_at_all(tmp_path: File) -> None:
     traces = [row(tcp("10.0.0.1", number, "10.0.0.2", 80), path=number) for number in (1, 2)]
     found = answers(record(tmp_path / "rec", traces=traces, paths=PATHS | {1: nothing, 2: other}))
     assert sorted(str(one.path.reached) for one in found) == ["input", "postrouting"]
+
+
+def test_blind_paths_stand_apart(tmp_path: File) -> None:
+    """What rules that were not traced may have decided is not counted with what was decided."""
+    paths = PATHS | {4: replace(ACCEPTED, blind=True), 5: replace(DROPPED, blind=True)}
+    traces = [row(tcp("10.0.0.1", number, "10.0.0.2", 80), path=number) for number in (1, 2, 4, 5)]
+    found = answers(record(tmp_path / "rec", traces=traces, paths=paths))
+    assert sorted((one.path.verdict, one.flows) for one in found) == [("accept", 1), ("accept", 1), ("drop", 2)]

@@ -14,7 +14,7 @@ from conntracker.cli import blame
 from conntracker.cli.main import main
 from conntracker.model import Loss
 from support.columns import MINUTE, NOON
-from support.traces import record, row, tcp
+from support.traces import TRACE, record, row, tcp
 
 PLAIN = tcp("10.0.0.1", 40000, "10.0.0.2", 80)
 DENIED = tcp("10.0.0.5", 40000, "10.0.0.2", 443)
@@ -71,9 +71,10 @@ def test_by_rule(recording: File, capfd: pytest.CaptureFixture[str]) -> None:
     assert "        1         3  drop " in out
     assert "ip filter LOGS, rule 2 (iptables-nft)" in out
     assert "accept" not in out
+    assert out.endswith("\ntraced: packets, at most the first 4 of each direction of a flow in 30\n")
     assert run("-r", recording, "--group-by", "rule", "--json", "--limit", "1") == 0
     (line,) = capfd.readouterr().out.splitlines()
-    assert json.loads(line)["packets"] == 3
+    assert json.loads(line)["traced"] == 3
 
 
 def test_limit(recording: File, capfd: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +88,10 @@ def test_no_answer(recording: File, capfd: pytest.CaptureFixture[str]) -> None:
     """Where nothing was asked for that is there, one line says so, and the exit code is 1."""
     for words in ([], ["--json"], ["--group-by", "rule"]):
         assert run("-r", recording, "--src", "1.2.3.4", *words) == 1
-        assert capfd.readouterr() == ("", "conntracker: no flow and no traced packet is what was asked for\n")
+        assert capfd.readouterr() == (
+            "",
+            "conntracker: nothing in the recording is what was asked for: no flow, and no packet that was traced\n",
+        )
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,7 @@ def test_no_answer(recording: File, capfd: pytest.CaptureFixture[str]) -> None:
         (["--port", "99999"], "--port: '99999' is not a port"),
         (["--since", "tomorrowish"], "--since: 'tomorrowish' is not a time"),
         (["--since", "13:00", "--until", "12:00"], "--since is after --until"),
-        (["--limit", "-1"], "--limit: -1 is less than 0"),
+        (["--limit", "0"], "--limit: 0 is less than 1"),
         (["--json", "--path"], "--path does not go with --json"),
         (["--group-by", "rule", "--path"], "--path does not go with --group-by"),
         (["--for", "3s"], "--for does not go with -r"),
@@ -110,6 +114,42 @@ def test_bad_options(recording: File, capfd: pytest.CaptureFixture[str], words: 
     out, err = capfd.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith(f"conntracker: {message}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--for", "0s"], "--for: in no time no packet can come"),
+        (["--since", "10m"], "--since goes with -r only"),
+        (["--until", "10m"], "--until goes with -r only"),
+    ],
+)
+def test_bad_options_without_a_recording(capfd: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    """What makes no sense for packets that are still to come is refused before anything is traced."""
+    assert run(*words) == 2
+    assert capfd.readouterr().err.startswith(f"conntracker: {message}")
+
+
+def test_no_room(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where no temporary directory can be made, the place is named, and how to give another."""
+
+    def refuse(prefix: str) -> str:
+        raise PermissionError(13, "Permission denied", f"/nowhere/{prefix}x")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    assert run("--for", "1s") == 3
+    assert capfd.readouterr().err == (
+        "conntracker: /nowhere/conntracker-x: no room for what is traced: not writable, or full"
+        " (TMPDIR names another place)\n"
+    )
+
+
+def test_refusals_are_said(tmp_path: File, capfd: pytest.CaptureFixture[str]) -> None:
+    """How many packets of a recording were not traced is said with every answer, and with none."""
+    path = record(tmp_path / "rec", [{}], [row(PLAIN)], trace=TRACE | {"refused": 1200})
+    for words in ([], ["--group-by", "rule"], ["--src", "1.2.3.4"]):
+        run("-r", path, *words)
+        assert capfd.readouterr().err.startswith("conntracker: 1,200 packets were not traced: more came than 500 new")
 
 
 def test_not_a_recording(tmp_path: File, capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conntracker.answers.blame import Blame, Way, blame
+from conntracker.answers.blame import Blame, blame
 from conntracker.answers.rules import by_rule
+from conntracker.answers.ways import Way
 from conntracker.formats.blame import blame_lines, rules_lines
 from conntracker.recording.reader import open_recording
 from conntracker.steps import Path
@@ -56,13 +57,14 @@ def test_a_dropped_flow(tmp_path: File) -> None:
         "  by   ip filter LOGS, rule 2 (iptables-nft)\n"
         "       -A LOGS -p tcp -m tcp --dport 443 -j DROP\n"
         "  NAT  dst 192.168.1.9:443 -> 10.9.0.2:8443\n"
-        "  3 packets traced, 2026-01-01 12:00:00 - 12:00:06; flow: 12 packets, 1.0 KiB\n"
-        "  original: dropped, 3 packets, eth0 -> eth1\n"
-        "    prerouting   ip raw PREROUTING        policy accept\n"
-        "    forward      ip filter FORWARD        rule 2 jump LOGS\n"
+        "  3 packets traced, 2026-01-01 12:00:00 - 12:00:06 UTC; flow: 12 packets, 1.0 KiB\n"
+        "  original: dropped, 3 packets traced, eth0 -> eth1\n"
+        "    prerouting   ip raw PREROUTING (legacy) policy accept\n"
+        "    forward      ip filter FORWARD (iptables-nft) rule 2 jump LOGS\n"
         "                   -A FORWARD -p tcp -j LOGS\n"
-        "                   ip filter LOGS           rule 1 continue  -A LOGS -j LOG\n"
-        "                   ip filter LOGS           rule 2 drop  <== decided\n"
+        "                   ip filter LOGS (iptables-nft) rule 1 continue\n"
+        "                     -A LOGS -j LOG\n"
+        "                   ip filter LOGS (iptables-nft) rule 2 drop  <== decided\n"
         "                     -A LOGS -p tcp -m tcp --dport 443 -j DROP\n"
     )
 
@@ -77,7 +79,8 @@ def test_a_packet_that_no_rule_ended(tmp_path: File) -> None:
         "    reverse path filter (rp_filter) or martian address\n"
     )
     assert (
-        "  1 packet traced, 2026-01-01 12:00:00; no flow\n  original: not seen to leave, 1 packet, in eth0\n" in shown
+        "  1 packet traced, 2026-01-01 12:00:00 UTC; no flow\n  original: not seen to leave, 1 packet traced, in eth0\n"
+        in shown
     )
     assert "rule " not in shown.replace("no rule", "")
 
@@ -99,10 +102,12 @@ def test_icmp_and_ipv6(tmp_path: File) -> None:
     about = tcp("fd00::1", 7, "fd00::2", 443)
     shown = text(record(tmp_path / "rec", traces=[row(icmp("fd00::9", "fd00::1", 1, 3, about=about), path=2)]))
     assert shown.startswith(
-        "ICMPV6 fd00::9 -> fd00::1 type 1 code 3 about TCP [fd00::1]:7 -> [fd00::2]:443   DROPPED\n"
+        "ICMPV6 fd00::9 -> fd00::1 type 1 code 3 (address unreachable) about TCP [fd00::1]:7 -> [fd00::2]:443   DROPPED\n"
     )
     known = {"proto": 1, "sport": 7, "dport": 8 << 8, "tcp_state": 255}
-    assert text(record(tmp_path / "b", [known])).startswith("ICMP 10.0.0.1 -> 10.0.0.2 type 8 code 0 id 7   NOT TRACED")
+    assert text(record(tmp_path / "b", [known])).startswith(
+        "ICMP 10.0.0.1 -> 10.0.0.2 type 8 code 0 (echo request) id 7   NOT TRACED"
+    )
 
 
 def test_doubts_are_told(tmp_path: File) -> None:
@@ -120,10 +125,10 @@ def test_differing_verdicts_are_all_there(tmp_path: File) -> None:
     """A flow that was let through first and dropped later shows both ways, the later one above."""
     shown = text(record(tmp_path / "rec", [{}], [row(PLAIN), row(PLAIN, path=2, at=NOON + MINUTE)]))
     lines = shown.splitlines()
-    assert lines[0].endswith("   DROPPED")
+    assert lines[0].endswith("   DROPPED since 12:01:00, accepted before")
     assert [line for line in lines if line.startswith("  original")] == [
-        "  original: accepted, 1 packet, eth0 -> eth1",
-        "  original: dropped, 1 packet, eth0 -> eth1",
+        "  original, first packet: accepted, 1 packet traced, eth0 -> eth1",
+        "  original, later packets: dropped, 1 packet traced, eth0 -> eth1",
     ]
 
 
@@ -176,7 +181,7 @@ def test_rules(tmp_path: File) -> None:
     traces = [*(row(tcp("10.0.0.1", n, "10.0.0.2", 80), path=2) for n in range(1200)), row(PLAIN, path=3), row(PLAIN)]
     with open_recording(record(tmp_path / "rec", traces=traces)) as recording:
         assert "".join(rules_lines(by_rule(recording))) == (
-            "    flows   packets  verdict    first seen           last seen\n"
+            "    flows    traced  verdict    first seen           last seen (UTC)\n"
             "    1,200     1,200  drop       2026-01-01 12:00:00  2026-01-01 12:00:00\n"
             "           ip filter LOGS, rule 2 (iptables-nft)\n"
             "           -A LOGS -p tcp -m tcp --dport 443 -j DROP\n"
@@ -188,8 +193,75 @@ def test_rules(tmp_path: File) -> None:
     assert list(rules_lines([])) == []
 
 
+def test_verdicts_that_take_turns(tmp_path: File) -> None:
+    """Where packets are dropped and let through by turns, nothing is said to be so since a time."""
+    shown = text(record(tmp_path / "rec", [{}], [row(PLAIN, until=NOON + MINUTE), row(PLAIN, path=2, at=NOON + 1)]))
+    assert shown.splitlines()[0].endswith("   ACCEPTED at last, 12:01:00; at other times dropped")
+    assert "later packets" not in shown
+
+
+def test_rules_that_were_not_traced(tmp_path: File) -> None:
+    """Where legacy rules were not traced, that is the first cause, and stands beside what was accepted."""
+    paths = {1: replace(ACCEPTED, blind=True), 3: replace(LOST, blind=True), 4: Path((), "accept", None, blind=True)}
+    shown = text(record(tmp_path / "a", traces=[row(PLAIN, path=3)], paths=paths))
+    assert (
+        "  what ended it is not known; possible causes:\n"
+        "    a rule of iptables-legacy: those were not traced, and one of them may have decided\n"
+    ) in shown
+    assert "no rule and no policy" not in shown
+    shown = text(record(tmp_path / "b", traces=[row(PLAIN)], paths=paths))
+    assert shown.splitlines()[0].endswith("   ACCEPTED; rules of iptables-legacy were not traced")
+    assert shown.endswith("    steps may be missing: rules of iptables-legacy were not traced\n")
+    path = record(tmp_path / "c", traces=[row(PLAIN, path=4)], paths=paths)
+    assert "  by   no rule and no policy that was traced\n" in text(path)
+    with open_recording(path) as recording:
+        assert "no rule and no policy that was traced; rules of ipt" in "".join(rules_lines(by_rule(recording), 200))
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "interfaces", "line"),
+    [
+        (LOST, "10.0.0.254", (None, "eth0"), "  this host answered: host unreachable (type 3 code 1)"),
+        (ACCEPTED, "10.0.0.254", (None, "eth0"), "  but this host answered: host unreachable (type 3 code 1)"),
+        (ACCEPTED, "10.0.0.9", ("eth1", "eth0"), "  but 10.0.0.9 answered: host unreachable (type 3 code 1)"),
+        (LOST, "10.0.0.9", ("eth1", "eth0"), "  no rule and no policy ended it; possible causes:"),
+        (replace(LOST, blind=True), "10.0.0.254", (None, "eth0"), "  a rule may have made it do so:"),
+    ],
+)
+def test_who_answered(
+    tmp_path: File, path: Path, source: str, interfaces: tuple[str | None, str | None], line: str
+) -> None:
+    """An ICMP error of this host tells why a packet went no further; another's only says so of one that left."""
+    error = row(icmp(source, "10.0.0.1", 3, 1, about=PLAIN), path=5, interfaces=interfaces)
+    nothing = Path((), "accept", None, "postrouting")
+    shown = text(record(tmp_path / "rec", [{}], [row(PLAIN), error], paths={1: path, 5: nothing}))
+    assert line in shown.splitlines()
+    assert ("possible causes" in shown) == ("possible causes" in line)
+
+
+def test_copies_come_last(tmp_path: File) -> None:
+    """A copy is titled as what it is."""
+    sent = Path((step("output", "ip filter OUTPUT", "accept"),), "accept", 0, "postrouting")
+    traces = [row(PLAIN, path=1, interfaces=(None, "eth1")), row(PLAIN, path=2, interfaces=("eth0", None))]
+    shown = text(record(tmp_path / "rec", traces=traces, paths=PATHS | {1: sent}))
+    assert shown.splitlines()[0].endswith("   DROPPED")
+    assert shown.index("  original: dropped") < shown.index("  copy made on this host (TEE or dup): accepted")
+
+
+def test_how_many_packets_are_traced(tmp_path: File) -> None:
+    """Where a direction has as many traced packets as are traced of it, there may have been more: that is said."""
+    shown = text(record(tmp_path / "rec", [{}], [row(PLAIN, packets=4)]))
+    assert "  4 packets traced (the first 4 of each direction in 30), 2026-01-01 12:00:00 UTC; flow:" in shown
+
+
+def test_made_without_traces(tmp_path: File) -> None:
+    """That a recording has no traces is not said again for each flow."""
+    shown = text(record(tmp_path / "rec", [{}], trace=None))
+    assert shown == "TCP 10.0.0.1:40000 -> 10.0.0.2:80   NOT TRACED\n  flow: packets not counted\n"
+
+
 WAYS = st.builds(
-    Way, st.sampled_from(("original", "reply", "error")), st.booleans(), st.integers(1, 9), st.just(NOON),
+    Way, st.sampled_from(("original", "reply", "error", "copy")), st.booleans(), st.integers(1, 9), st.just(NOON),
     st.just(NOON + 1), st.just(0), st.just(PLAIN), st.just(PLAIN), st.none() | st.just("eth0"),
     st.none() | st.just("lo"), st.sampled_from((ACCEPTED, DROPPED, LOST, Path((), "stolen", None))),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path as File
 from typing import Any
 
@@ -10,7 +11,7 @@ from conntracker.formats.blame_json import blame_json, rule_json
 from conntracker.formats.jsonl import FLOW_KEYS
 from conntracker.recording.reader import open_recording
 from support.columns import NOON
-from support.traces import DROPPED, LOST, record, row, tcp
+from support.traces import DROPPED, LOST, PATHS, icmp, record, row, tcp
 
 PLAIN = tcp("10.0.0.1", 40000, "10.0.0.2", 80)
 
@@ -37,7 +38,7 @@ def test_a_flow(tmp_path: File) -> None:
     assert one["path"] == [step.json() for step in DROPPED.steps]
     assert one["decided"] == one["path"][3]
     (way,) = one["ways"]
-    assert (way["direction"], way["packets"], way["first_seen"], way["verdict"], way["out_interface"]) == (
+    assert (way["direction"], way["traced"], way["first_seen"], way["verdict"], way["out_interface"]) == (
         "original", 1, "2026-01-01T12:00:00.000000Z", "drop", "eth1",
     )  # fmt: skip
     assert (way["packet"]["dst"], way["left"]["dst"], way["packet"]["proto"]) == ("10.0.0.2", "10.9.0.2", "tcp")
@@ -66,7 +67,26 @@ def test_rules(tmp_path: File) -> None:
     """A rule's line has what it decided and how much."""
     with open_recording(record(tmp_path / "rec", traces=[row(PLAIN, path=2)])) as recording:
         (one,) = (json.loads(rule_json(rule)) for rule in by_rule(recording))
-    assert (one["host"], one["verdict"], one["flows"], one["packets"]) == ("gate", "drop", 1, 1)
+    assert (one["host"], one["verdict"], one["flows"], one["traced"]) == ("gate", "drop", 1, 1)
     assert one["rule"]["position"] == 2
     assert one["first_seen"] == one["last_seen"] == "2026-01-01T12:00:00.000000Z"
     assert "path" not in one
+
+
+def test_what_the_host_answered(tmp_path: File) -> None:
+    """An error of this host's own takes the place of possible causes."""
+    error = row(icmp("10.0.0.254", "10.0.0.1", 11, about=PLAIN), interfaces=(None, "eth0"))
+    (one,) = answers(record(tmp_path / "rec", [{}], [row(PLAIN, path=3), error]))
+    assert one["answered"] == {
+        "proto": "icmp", "src": "10.0.0.254", "icmp_type": 11, "icmp_code": 0, "name": "time to live exceeded",
+        "own": True,
+    }  # fmt: skip
+    assert one["possible_causes"] == []
+
+
+def test_what_changed_and_what_was_not_seen(tmp_path: File) -> None:
+    """Another verdict before, and legacy rules that were not traced, are keys of their own."""
+    traces = [row(PLAIN), row(PLAIN, path=4, at=NOON + 10**6)]
+    (one,) = answers(record(tmp_path / "rec", [{}], traces, paths=PATHS | {4: replace(LOST, blind=True)}))
+    assert one["changed"] == {"verdicts": ["accept"], "since": "2026-01-01T12:00:01.000000Z"}
+    assert (one["blind"], one["complete"], "iptables-legacy" in one["possible_causes"][0]) == (True, True, True)

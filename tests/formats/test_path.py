@@ -105,6 +105,17 @@ def test_a_native_filter_table_is_not_that_of_iptables() -> None:
     assert marked(path) == {"PREROUTING *": [], "FORWARD *": ["# ip filter FOR~ DROP"]}
 
 
+@pytest.mark.parametrize("decided", [0, 1])
+def test_one_table_of_both_kinds(decided: int) -> None:
+    """Where iptables-legacy and iptables-nft have a table of one name in a hook, the one that decided has the mark."""
+    verdicts = ["drop" if number == decided else "accept" for number in range(2)]
+    steps = tuple(
+        step("forward", "ip filter FORWARD", verdict, kind=kind)
+        for kind, verdict in zip(("iptables-legacy", "iptables-nft"), verdicts, strict=True)
+    )
+    assert marked(Path(steps, "drop", decided, "forward"))["FORWARD *"] == ["# filter         DROP"]
+
+
 @pytest.mark.parametrize(
     ("seen", "reached", "passed"),
     [

@@ -165,6 +165,7 @@ def test_a_step_is_its_json(one: Step) -> None:
         st.builds(
             Path, st.lists(STEPS, max_size=3).map(tuple), st.sampled_from(("accept", "drop")), st.none(),
             st.none() | st.sampled_from(HOOKS), st.lists(st.sampled_from(HOOKS), max_size=2).map(tuple), st.booleans(),
+            st.booleans(),
         ),
         max_size=4,
     )
@@ -264,6 +265,17 @@ def test_an_earlier_version_had_fewer_columns(tmp_path: File) -> None:
     assert answer(path, "SELECT ct_id, left_src, verdict FROM traces") == [(None, None, "accept")]
 
 
+def test_paths_of_an_earlier_version(tmp_path: File) -> None:
+    """Paths that do not say whether rules were not seen are read as such that were."""
+    path = record(tmp_path / "rec")
+    with duckdb.connect() as connection:
+        query = f"SELECT * EXCLUDE (blind) FROM '{path}/paths-000001.parquet'"  # noqa: S608
+        connection.execute(f"COPY ({query}) TO '{tmp_path}/old' (FORMAT parquet)")
+    (tmp_path / "old").replace(path / "paths-000001.parquet")
+    with open_recording(path) as recording:
+        assert load_paths(recording) == {(0, number): one for number, one in PATHS.items()}
+
+
 def test_rulesets(tmp_path: File) -> None:
     """Rulesets are text files for their owner only, byte for byte, and meta.json says since when each was in force."""
     with RecordingWriter(tmp_path / "rec") as writer:
@@ -291,9 +303,13 @@ def test_bad_ruleset_names(tmp_path: File, name: str) -> None:
 
 def test_trace_options_come_back(tmp_path: File) -> None:
     """What the capture says of tracing is read as it was written."""
-    facts = {"packets": 4, "window": 0.5, "only": None, "everything": True, "lost": 3}
+    facts = {"packets": 4, "window": 0.5, "only": None, "everything": True, "lost": 3, "start": NOON}
     with RecordingWriter(tmp_path / "rec") as writer:
         writer.update_meta(trace=facts)
-    with open_recording(tmp_path / "rec") as recording:
-        assert recording.meta
-        assert recording.meta.trace == facts
+    file = tmp_path / "rec" / "meta.json"
+    assert json.loads(file.read_text())["trace"]["start"] == "2026-01-01T12:00:00.000000Z"
+    for text in (file.read_text(), file.read_text().replace('"2026-01-01T12:00:00.000000Z"', str(NOON))):
+        file.write_text(text)  # an earlier version wrote the number
+        with open_recording(tmp_path / "rec") as recording:
+            assert recording.meta
+            assert recording.meta.trace == facts

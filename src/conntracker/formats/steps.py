@@ -103,7 +103,8 @@ def _end(path: Path) -> str | None:
     rule = step.rule
     text = f", rule: {rule.text}" if rule is not None and rule.kind != "nft" and rule.text is not None else ""
     certain = "" if step.certain else " (the rules changed in that moment: maybe another)"
-    return f"verdict: {path.verdict}, by {_step(step)}{text}{certain}"
+    kind = "" if step.kind == "nft" else f" ({step.kind})"
+    return f"verdict: {path.verdict}, by {_step(step)}{kind}{text}{certain}"
 
 
 def interleave(
