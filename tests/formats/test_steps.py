@@ -71,7 +71,8 @@ DROP_LINE = "table: filter, chain: FORWARD, type: rule, position: 3"
 ENDS: list[tuple[Path, str | None]] = [
     (path(DROP, verdict="drop"), f"verdict: drop, by {DROP_LINE} (iptables-legacy), rule: -A FORWARD -p tcp -j DROP"),
     (path(step("input", "ip filter INPUT", "reject", "-A INPUT -j REJECT", 1), verdict="reject"),
-     "verdict: reject, by table: filter, chain: INPUT, type: rule, position: 1 (iptables-nft), rule: -A INPUT -j REJECT"),
+     "verdict: reject, by table: filter, chain: INPUT, type: rule, position: 1 (iptables-nft),"
+     " rule: -A INPUT -j REJECT"),
     (path(step("input", "inet fw input", "drop", "counter drop", 1, "nft", 7), verdict="drop"),
      "verdict: drop, by family: inet, table: fw, chain: input, type: rule, handle: 7, rule: counter drop"),
     (path(step("input", "inet fw input", "drop", None, None, "nft", 7), verdict="drop"),
@@ -82,7 +83,8 @@ ENDS: list[tuple[Path, str | None]] = [
      "verdict: drop, by family: inet, table: fw, chain: input, type: rule, handle: 7, rule: drop"
      " (the rules changed in that moment: maybe another)"),
     (path(step("input", "ip filter INPUT", "queue", "-A INPUT -j NFQUEUE", 1), verdict="queue"),
-     "verdict: queue, by table: filter, chain: INPUT, type: rule, position: 1 (iptables-nft), rule: -A INPUT -j NFQUEUE"),
+     "verdict: queue, by table: filter, chain: INPUT, type: rule, position: 1 (iptables-nft),"
+     " rule: -A INPUT -j NFQUEUE"),
     (Path((), "drop", None), "verdict: drop"),
     (path(verdict=UNDECIDED, reached="prerouting"),
      "verdict: not known, last seen at prerouting, and no rule ended it"),

@@ -442,7 +442,7 @@ def test_without_privilege(space: Namespace) -> None:
 @pytest.mark.needs("nft")
 def test_a_busy_ruleset_is_read_by_another_process(space: Namespace) -> None:
     """What a process of its own reads is the same."""
-    run("nft", "-f", "-", stdin="table inet t { chain c { type filter hook input priority 0; tcp dport 22 accept; }\n}\n")
+    run("nft", "-f", "-", stdin="table inet t { chain c { type filter hook input priority 0; accept; }\n}\n")
     assert read_texts(busy=True) == read_texts()
 
 
