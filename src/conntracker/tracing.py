@@ -18,6 +18,7 @@ _REFUSED = {
     "refused": "new flows and directions", "refused_echo": "new pings", "refused_errors": "ICMP errors",
     "refused_other": "new pairs of other protocols",
 }  # fmt: skip
+_MOST_IDS = 10_000
 _NOTE = 5_000_000  # µs between two times that a recording is told what was missed
 
 
@@ -44,6 +45,7 @@ class Tracing:
         self._options, self._everything, self._start = options, everything, now()
         self._notice, self._ended = notice, False
         self.kept = 0
+        self._ids: dict[int, None] = {}  # of wanted flows, the last ones
         notice(
             f"tracing the first {options.packets} packets of each direction of a flow in {options.window:g}s, by "
             f"{' and '.join(f'the private table {name}' for name in tracer.names)}, gone with this process"
@@ -89,12 +91,23 @@ class Tracing:
         if self._own:
             traces = [trace for trace in traces if not self._is_probe(trace.packet)]
         if self._wanted:
-            traces = [trace for trace in traces if _is_wanted(self._wanted, trace)]
+            traces = [trace for trace in traces if self._is_wanted(trace)]
         self.kept += len(traces)
         losses, self._tracer.losses = self._tracer.losses, []
         self._keeper.take_traces(traces, losses, self._tracer.rulesets)
         if (self._tracer.refused.total(), self._tracer.lost) != self._noted and now() - self._noted_at > _NOTE:
             self._note()
+
+    def _is_wanted(self, trace: Trace) -> bool:
+        """Whether a packet is of a flow that is wanted; an ICMP error is of the flow whose id it carries."""
+        error = trace.packet.icmp_type is not None and trace.packet.icmp_id is None
+        if _meets(self._wanted, trace):
+            if trace.ct_id is not None:
+                self._ids[trace.ct_id] = None
+                if len(self._ids) > _MOST_IDS:
+                    del self._ids[next(iter(self._ids))]
+            return True
+        return error and trace.ct_id in self._ids
 
     def _is_probe(self, packet: Packet) -> bool:
         return packet.src == packet.dst and (packet.sport or 0) << 16 | (packet.dport or 0) in self._own
@@ -126,7 +139,7 @@ class Tracing:
 SAVE = "nft list tables | grep -v conntracker_ | while read -r t; do nft list $t; done"
 
 
-def _is_wanted(wanted: Filter, trace: Trace) -> bool:
+def _meets(wanted: Filter, trace: Trace) -> bool:
     packets = [trace.packet, trace.left] + ([] if trace.packet.about is None else [trace.packet.about])
     return any(wanted.meets(*ends) for packet in packets for ends in _both_ways(packet))
 

@@ -100,9 +100,11 @@ def test_a_copy_is_not_the_packet(tmp_path: File) -> None:
 
 def test_this_host_answered(tmp_path: File) -> None:
     """An ICMP error of this host's own stands beside what it is about, with a flow and without one."""
-    error = row(icmp("10.0.0.254", "10.0.0.1", 11, about=PLAIN), at=NOON + 1, interfaces=(None, "eth0"))
-    for name, known in (("a", [{}]), ("b", [])):
-        (one,) = answers(record(tmp_path / name, known, [row(PLAIN, path=3), error]))
+    error = row(icmp("10.0.0.254", "10.0.0.1", 11, about=PLAIN), path=5, at=NOON + 1, interfaces=(None, "eth0"))
+    paths = PATHS | {5: Path((), "accept", None, "postrouting")}
+    cases: list[tuple[str, list[dict[str, Any]]]] = [("a", [{}]), ("b", [])]
+    for name, known in cases:
+        (one,) = answers(record(tmp_path / name, known, [row(PLAIN, path=3), error], paths=paths))
         assert one.verdict == "undecided"
         assert one.answer is not None
         assert one.answer.packet == error.packet

@@ -57,13 +57,13 @@ def test_a_dropped_flow(tmp_path: File) -> None:
         "  by   ip filter LOGS, rule 2 (iptables-nft)\n"
         "       -A LOGS -p tcp -m tcp --dport 443 -j DROP\n"
         "  NAT  dst 192.168.1.9:443 -> 10.9.0.2:8443\n"
-        "  3 packets traced, 2026-01-01 12:00:00 - 12:00:06 UTC; flow: 12 packets, 1.0 KiB\n"
+        "  3 packets traced, 2026-01-01 12:00:00 - 12:00:06 UTC\n"
+        "  flow: 12 packets, 1.0 KiB\n"
         "  original: dropped, 3 packets traced, eth0 -> eth1\n"
         "    prerouting   ip raw PREROUTING (legacy) policy accept\n"
         "    forward      ip filter FORWARD (iptables-nft) rule 2 jump LOGS\n"
         "                   -A FORWARD -p tcp -j LOGS\n"
-        "                   ip filter LOGS (iptables-nft) rule 1 continue\n"
-        "                     -A LOGS -j LOG\n"
+        "                   ip filter LOGS (iptables-nft) rule 1 continue  -A LOGS -j LOG\n"
         "                   ip filter LOGS (iptables-nft) rule 2 drop  <== decided\n"
         "                     -A LOGS -p tcp -m tcp --dport 443 -j DROP\n"
     )
@@ -102,7 +102,8 @@ def test_icmp_and_ipv6(tmp_path: File) -> None:
     about = tcp("fd00::1", 7, "fd00::2", 443)
     shown = text(record(tmp_path / "rec", traces=[row(icmp("fd00::9", "fd00::1", 1, 3, about=about), path=2)]))
     assert shown.startswith(
-        "ICMPV6 fd00::9 -> fd00::1 type 1 code 3 (address unreachable) about TCP [fd00::1]:7 -> [fd00::2]:443   DROPPED\n"
+        "ICMPV6 fd00::9 -> fd00::1 type 1 code 3 (address unreachable)"
+        " about TCP [fd00::1]:7 -> [fd00::2]:443   DROPPED\n"
     )
     known = {"proto": 1, "sport": 7, "dport": 8 << 8, "tcp_state": 255}
     assert text(record(tmp_path / "b", [known])).startswith(
@@ -251,7 +252,9 @@ def test_copies_come_last(tmp_path: File) -> None:
 def test_how_many_packets_are_traced(tmp_path: File) -> None:
     """Where a direction has as many traced packets as are traced of it, there may have been more: that is said."""
     shown = text(record(tmp_path / "rec", [{}], [row(PLAIN, packets=4)]))
-    assert "  4 packets traced (the first 4 of each direction in 30), 2026-01-01 12:00:00 UTC; flow:" in shown
+    assert (
+        "  4 packets traced, 2026-01-01 12:00:00 UTC\n  traced are the first 4 packets of each direction in 30\n  flow:"
+    ) in shown
 
 
 def test_made_without_traces(tmp_path: File) -> None:

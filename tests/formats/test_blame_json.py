@@ -10,6 +10,7 @@ from conntracker.answers.rules import by_rule
 from conntracker.formats.blame_json import blame_json, rule_json
 from conntracker.formats.jsonl import FLOW_KEYS
 from conntracker.recording.reader import open_recording
+from conntracker.steps import Path
 from support.columns import NOON
 from support.traces import DROPPED, LOST, PATHS, icmp, record, row, tcp
 
@@ -75,8 +76,9 @@ def test_rules(tmp_path: File) -> None:
 
 def test_what_the_host_answered(tmp_path: File) -> None:
     """An error of this host's own takes the place of possible causes."""
-    error = row(icmp("10.0.0.254", "10.0.0.1", 11, about=PLAIN), interfaces=(None, "eth0"))
-    (one,) = answers(record(tmp_path / "rec", [{}], [row(PLAIN, path=3), error]))
+    error = row(icmp("10.0.0.254", "10.0.0.1", 11, about=PLAIN), path=5, interfaces=(None, "eth0"))
+    paths = PATHS | {5: Path((), "accept", None, "postrouting")}
+    (one,) = answers(record(tmp_path / "rec", [{}], [row(PLAIN, path=3), error], paths=paths))
     assert one["answered"] == {
         "proto": "icmp", "src": "10.0.0.254", "icmp_type": 11, "icmp_code": 0, "name": "time to live exceeded",
         "own": True,

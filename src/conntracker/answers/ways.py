@@ -147,7 +147,9 @@ def answer_of(way: Way, ways: Iterable[Way]) -> Way | None:
 
 
 def _is_about(error: Way, way: Way) -> bool:
-    about = error.packet.about
-    if about is None or error.packet.icmp_type not in _FAILURES.get(error.packet.proto, ()) or error.last < way.first:
+    about, kinds = error.packet.about, _FAILURES.get(error.packet.proto, ())
+    if error.direction != "error" or error.packet.icmp_type not in kinds or error.last < way.first:
         return False
+    if about is None:  # nf_tables does not tell; but an error goes to where the packet came from
+        return error.packet.dst in (way.packet.src, way.left.src)
     return (about.src, about.sport) in ((one.src, one.sport) for one in (way.packet, way.left))

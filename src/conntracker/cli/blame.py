@@ -35,6 +35,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--for", dest="duration", metavar="TIME", type=duration, help="without -r: how long to wait for packets (10s)"
     )
     parser.add_argument("--netns", metavar="NAME", help="without -r: a network namespace, by name, path or pid")
+    parser.add_argument(
+        "--trace", dest="trace_only", metavar="MATCH", help="without -r: trace only this, where there is much traffic"
+    )
     parser.add_argument("--json", action="store_true", help="an object a line")
     parser.add_argument("--path", action="store_true", help="a diagram of netfilter with the way marked in it")
     parser.add_argument("--group-by", choices=("rule",), help="each rule with what it decided, most flows first")
@@ -77,7 +80,7 @@ def _nothing(args: Namespace, watched: Watched | None) -> str:
     if watched is None:
         return "nothing in the recording is what was asked for: no flow, and no packet that was traced"
     if watched.traced:
-        return f"{watched.traced:,} packets{such} were traced, and none came to: {args.verdict}"
+        return f"packets traced{such}: {watched.traced:,}; none came to: {args.verdict}"
     from conntracker.cli.live import span
 
     return f"no packet{such} within {span(watched.seconds)}"
@@ -92,7 +95,7 @@ def _check(args: Namespace) -> None:
         raise ValueError("--path does not go with --group-by: a path is that of a flow")
     if args.duration == 0:
         raise ValueError("--for: in no time no packet can come")
-    for option, value in (("--for", args.duration), ("--netns", args.netns)):
+    for option, value in (("--for", args.duration), ("--netns", args.netns), ("--trace", args.trace_only)):
         if args.read is not None and value is not None:
             raise ValueError(f"{option} does not go with -r: nothing is captured")
     for option, value in (("--since", args.since), ("--until", args.until)):
@@ -100,6 +103,10 @@ def _check(args: Namespace) -> None:
             raise ValueError(f"{option} goes with -r only: without it, what comes now is traced")
     _times(args)
     _verdicts(args)
+    if args.trace_only is not None:
+        from conntracker.traceonly import check_restriction
+
+        check_restriction(args.trace_only)
 
 
 def _verdicts(args: Namespace) -> set[str] | None:

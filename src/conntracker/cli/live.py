@@ -59,7 +59,9 @@ def record_for_blame(args: Namespace) -> Iterator[Watched]:
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
-            raise OSError(error.errno, f"{error.strerror} (TMPDIR names another place)", watched.directory) from error
+            said = f"{error.strerror} (TMPDIR names another place)"
+            place = None if watched.directory in said else error.filename or watched.directory
+            raise OSError(error.errno, said, place) from error
         yield watched
     finally:
         shutil.rmtree(watched.directory, ignore_errors=True)
@@ -97,7 +99,7 @@ def _record(args: Namespace, watched: Watched) -> None:
 
     for line in repair():
         say(line)
-    wanted, options = filter_of(args), TraceOptions()
+    wanted, options = filter_of(args), TraceOptions(only=args.trace_only)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         flows: Capture | None = None

@@ -51,7 +51,10 @@ def _lines(blame: Blame, width: int) -> Iterator[str]:
         yield from _folded(f"  {blame.why_not}", width)
     changes = _flow_changes(blame.flow) if blame.flow else _changes(way) if way else []
     yield from (f"  NAT  {change}" for change in changes)
-    yield from _folded(f"  {_sums(blame)}", width)
+    sums = _sums(blame)
+    together = "; ".join(sums)
+    for line in [together] if len(together) <= width - 2 else sums:
+        yield from _folded(f"  {line}", width)
     for one in blame.ways:
         ends = _ends(one.packet)
         of_way = f"{_outcome(one.path)}, {_number(one.traced, 'packet')} traced{_doors(one)}"
@@ -259,13 +262,14 @@ def _flow_changes(flow: dict[str, Any]) -> list[str]:
 # --- sums ------------------------------------------------------------------------------------------------------------
 
 
-def _sums(blame: Blame) -> str:
+def _sums(blame: Blame) -> list[str]:
     parts = []
     if blame.ways:
         packets = sum(way.traced for way in blame.ways)
         first, last = min(way.first for way in blame.ways), max(way.last for way in blame.ways)
-        limit = "" if blame.limit is None else " (the first {} of each direction in {})".format(*blame.limit)
-        parts.append(f"{_number(packets, 'packet')} traced{limit}, {_span(first, last)}")
+        parts.append(f"{_number(packets, 'packet')} traced, {_span(first, last)}")
+        if blame.limit is not None:
+            parts.append("traced are the first {} packets of each direction in {}".format(*blame.limit))
     flow = blame.flow
     if flow is None:
         parts.append("no flow")
@@ -275,7 +279,7 @@ def _sums(blame: Blame) -> str:
         packets = flow["packets"] + (flow["reply_packets"] or 0)
         size = (flow["bytes"] or 0) + (flow["reply_bytes"] or 0)
         parts.append(f"flow: {_number(packets, 'packet')}, {human_bytes(size)}")
-    return "; ".join(parts)
+    return parts
 
 
 def _number(count: int, noun: str) -> str:
