@@ -361,7 +361,7 @@ class Assembler:
                 continue
             passage = self._new(headers, since)
             passage.iif, passage.oif = step.message.iif, step.message.oif
-            # Where it began, and whether it left, nothing tells; but of later IPv6 fragments never more is told than this.
+            # Where it began, and whether it left, nothing tells; of later IPv6 fragments never more is told than this.
             passage.complete = headers.packet.fragment
             passage.legacy.append(step)
 
