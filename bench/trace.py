@@ -325,7 +325,7 @@ def compare_floods(lab: Lab, rounds: int, seconds: float) -> list[common.Claim]:
 
 def _counted(one: Flood) -> float:
     counts = one.counts or {"packets": 0, "refused": 0}
-    return (counts["packets"] + counts["refused"]) / max(1, one.forwarded)
+    return (counts["packets"] + sum(counts["refused"].values())) / max(1, one.forwarded)
 
 
 def main() -> int:

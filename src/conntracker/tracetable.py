@@ -6,7 +6,7 @@ hook: `input`, `forward` or `post`. Of a traced packet the kernel sends one mess
 A direction of a flow goes through two sets with the same key, whose elements live for one window:
 
     seen_*   it had a first packet; its element counts the packets that are still to be traced
-    done_*   they were traced; looked up first, so that the many packets of old flows cost one lookup
+    done_*   they were traced; looked up first, so that the many packets of old flows cost one lookup, but for SYNs
 
 Kernel facts (net/netfilter): looking up an element runs its own `limit`, an inverted lookup (`!=`) does not
 (nft_lookup.c). Loads of 1, 2 or 4 bytes take what is in the place of ports in later fragments, too
@@ -36,6 +36,7 @@ HIGHEST_START = -310  # before raw at -300, after fragments are put together at 
 MOST_ELEMENTS = 1_000_000
 
 WITH_PORTS = {4: "ip protocol { tcp, udp, udplite, sctp, dccp }", 6: "meta l4proto { tcp, udp, udplite, sctp, dccp }"}
+SYN = {4: "ip protocol tcp tcp flags & (syn | ack) == syn", 6: "meta l4proto tcp tcp flags & (syn | ack) == syn"}
 # Types of ICMP messages that ask or answer with an identifier, by which connection tracking tells them apart too, and
 # of those that are about another packet (linux/icmp.h, linux/icmpv6.h).
 ICMP = {4: "icmp", 6: "icmpv6"}
@@ -192,6 +193,7 @@ def _chains_of_kind(kind: _Kind, packets: int) -> list[str]:
     new = _chain(
         f"new_{name}",
         _refuse(kind.ceiling),
+        *([] if kind.ceiling else [f"delete @done_{name} {{ {key} }}"]),  # that one may live longer than the first
         # A week: not even the longest window gives a packet back.
         f"add @seen_{name} {{ {key} limit rate 1/week burst {packets} packets }} {mark}",
         f'counter name "refused{kind.ceiling}" accept',  # the set is full
@@ -227,10 +229,12 @@ def _begin(may_be_looped: bool = False) -> list[str]:
     """The rules with which every packet begins."""
     rules = []
     for version, key in _KEYS.items():
-        # For the many: packets of directions that are done, and those that the ceiling refuses.
+        condition = f"{NO_FRAGMENT[version]}{' iif != 1' if may_be_looped else ''}"
+        new = f"{condition} {key} != @seen_flow{version} goto new_flow{version}"
+        # For the many, one lookup: packets of a flood of SYNs, which the ceiling refuses, and those of old flows.
+        rules.append(f"{SYN[version]} {new}")
         rules.append(f"{key} @done_flow{version} accept")
-        condition = f"{WITH_PORTS[version]} {NO_FRAGMENT[version]}{' iif != 1' if may_be_looped else ''}"
-        rules.append(f"{condition} {key} != @seen_flow{version} goto new_flow{version}")
+        rules.append(f"{WITH_PORTS[version]} {new}")
     return [
         *rules,
         *([LOOPED] if may_be_looped else []),
