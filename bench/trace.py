@@ -49,7 +49,7 @@ with Tracer(Namespace.current(), options, lambda line: print(line, file=sys.stde
         if over:
             break
     print(json.dumps({{
-        "packets": tracer.packets, "messages": tracer.messages, "lost": tracer.lost, "refused": tracer.refused,
+        "packets": tracer.packets, "messages": tracer.messages, "lost": tracer.lost, "refused": tracer.refused.total(),
         "directions": len(directions),
     }}))
 """
@@ -325,7 +325,7 @@ def compare_floods(lab: Lab, rounds: int, seconds: float) -> list[common.Claim]:
 
 def _counted(one: Flood) -> float:
     counts = one.counts or {"packets": 0, "refused": 0}
-    return (counts["packets"] + sum(counts["refused"].values())) / max(1, one.forwarded)
+    return (counts["packets"] + counts["refused"]) / max(1, one.forwarded)
 
 
 def main() -> int:
