@@ -25,7 +25,9 @@ from conntracker.wire.nftrace import CHANGES, FAMILIES, MADE_ANEW, MESSAGE_NEWGE
 _FLAGS, _OWNER = 2, 0x2  # NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER
 _NAME, _GEN_ID = 1, 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are all 1; NFTA_GEN_ID (nf_tables.h)
 _LOOK = 0.05  # seconds between two looks at legacy rules, at least, while none of them is logged
-_MANY = 5  # changes in a second that make a ruleset a busy one
+_QUICK = 0.05  # seconds: a reading that takes less is waited for
+_READINGS = 3  # of these, in a row
+_BUSY = 3  # changes while the rules are read, by the rate at which they come
 _GIVEN_UP = 20.0  # seconds after which one that was too busy to be read is tried again
 _LONGEST = 20.0  # seconds that a reading is waited for, where it must be
 _REST = 3  # times as long as a reading took, before the next one: a host that reloads all the time
@@ -53,7 +55,8 @@ class RuleWatch:
         self.changes = 0
         self._ahead: tuple[int, Snapshot] | None = None  # read, and newer than what was announced to us so far
         self._reading: _Reading | None = None
-        self._announcements: deque[float] = deque(maxlen=_MANY)
+        self._legacy_read, self._seconds = 0, 0.0  # epoch of legacy rules and duration of the last reading
+        self._announcements: deque[float] = deque(maxlen=1000)
         self._gap = False
         self._changing: dict[tuple[str, str], bool] = {}  # (family, table): whether it was made anew
         self._stale = True
@@ -153,22 +156,35 @@ class RuleWatch:
     def refresh(self, at_once: bool = False) -> bool:
         """Reads the rules if they changed, unless that was just done. Returns whether they have been read.
 
-        Reading goes on in a thread: libnftables begins anew as long as rules change under it, which may be for ever.
-        at_once   wait for it
+        Reading goes on in a thread: libnftables begins anew as long as rules change under it, which may be for ever. It
+        is waited for if the last one was quick.
+        at_once   wait for it anyhow
         """
         self._place_what_was_ahead()
+        took = False
+        for _ in range(_READINGS):  # legacy tables are replaced one after the other
+            if not self._read(at_once):
+                break
+            took = True
+            if self.legacy == self._legacy_read:
+                break
+        return took
+
+    def _read(self, at_once: bool) -> bool:
         if self._reading is None:
-            if not self._stale or self._gap or (time.monotonic() < self._next and not at_once):
+            due = at_once or time.monotonic() >= self._next or self.legacy != self._legacy_read
+            if not self._stale or self._gap or not due:
                 return False
             self._stale = False
             if self._watch.changed():
                 self._legacy_changed()
             self._reading = _Reading(self.legacy, self._is_busy(at_once))
-        if not self._reading.wait(_LONGEST if at_once else 0):
+        if not self._reading.wait(_LONGEST if at_once else _QUICK if self._seconds < _QUICK else 0):
             return False
         reading, self._reading = self._reading, None
         if self._watch.changed():
             self._legacy_changed()
+        self._legacy_read, self._seconds = reading.legacy, reading.seconds
         if self.legacy != reading.legacy or reading.texts is None:
             self._stale = True
         self._next = time.monotonic() + _REST * reading.seconds
@@ -180,13 +196,13 @@ class RuleWatch:
         return True
 
     def _is_busy(self, at_once: bool) -> bool:
-        """Whether something changes all the time."""
+        """Whether something changes so often that it would while the rules are read."""
         if at_once:  # nothing was announced so far, or not lately
             before = generation()
             time.sleep(_LOOK)
             return generation() != before
-        recent = [one for one in self._announcements if one > time.monotonic() - 1]
-        return len(recent) >= _MANY
+        recent = sum(one > time.monotonic() - 1 for one in self._announcements)
+        return recent * self._seconds > _BUSY
 
     def _take(self, texts: Texts) -> None:
         self.snapshot = Snapshot.parse(texts)

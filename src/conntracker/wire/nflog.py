@@ -24,7 +24,7 @@ _CFG_CMD, _CFG_MODE, _CFG_BUFFER, _CFG_TIMEOUT, _CFG_THRESHOLD = 1, 2, 3, 4, 5
 _CMD_BIND = 1
 _COPY_PACKET = 2
 
-LONGEST_WAIT = 0.05  # seconds: the timeout below, two hundredths, and some more
+LONGEST_WAIT = 0.02  # seconds: the timeout below, a hundredth, and a tick or two
 
 _TRACE = re.compile(rb"TRACE: ([^:]{1,32}):(.{1,32}):(rule|return|policy):(\d{1,9}) ?\0*", re.DOTALL)
 
@@ -61,7 +61,7 @@ def bind_requests(copied: int = 128) -> list[bytes]:
         attribute(_CFG_MODE, struct.pack("!IBB", copied, _COPY_PACKET, 0)),
         attribute(_CFG_BUFFER, struct.pack("!I", 1 << 17)),
         attribute(_CFG_THRESHOLD, struct.pack("!I", 100)),
-        attribute(_CFG_TIMEOUT, struct.pack("!I", 2)),
+        attribute(_CFG_TIMEOUT, struct.pack("!I", 1)),
     ]
 
 
