@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from conntracker.traceonly import conditions
 
-__all__ = ["COUNTERS", "MARKERS", "STARTS", "TraceOptions", "TraceTable", "tables"]
+__all__ = ["COUNTERS", "MARKERS", "STARTS", "TraceOptions", "TraceTable", "rate_of", "tables"]
 
 STARTS = ("pre", "out", "ingress")  # chains in which a packet's trace begins
 MARKERS = ("input", "forward", "post")  # chains that a packet meets when it has passed the hook
@@ -145,14 +145,15 @@ def _device(name: str) -> str:
     return name
 
 
-def _rate(options: TraceOptions, ceiling: str) -> int:
-    return max(1, options.rate // 10) if ceiling else options.rate
+def rate_of(options: TraceOptions, counter: str) -> int:
+    """How much a second the ceiling lets through whose refusals a counter of COUNTERS counts."""
+    return options.rate if counter == COUNTERS[0] else max(1, options.rate // 10)
 
 
 def _ceilings(options: TraceOptions) -> list[str]:
     made = []
     for ceiling in _CEILINGS:
-        rate = _rate(options, ceiling)
+        rate = rate_of(options, f"refused{ceiling}")
         made.append(f"counter refused{ceiling} {{ }}")
         made.append(f"limit new{ceiling} {{ rate over {rate}/second burst {rate} packets; }}")
     return made
@@ -161,7 +162,7 @@ def _ceilings(options: TraceOptions) -> list[str]:
 def _sets(options: TraceOptions) -> list[str]:
     made = []
     for kind in _KINDS:
-        rate = _rate(options, kind.ceiling)
+        rate = rate_of(options, f"refused{kind.ceiling}")
         size = min(MOST_ELEMENTS, int(rate * options.window) + rate)
         rest = f"flags dynamic,timeout; timeout {round(options.window * 1000)}ms; size {size};"
         made += [f"set {use}_{kind.name} {{ typeof {kind.key}; {rest} }}" for use in ("seen", "done")]

@@ -11,7 +11,7 @@ from conntracker.keeper import Keeper
 from conntracker.steps import Packet, Trace
 from conntracker.traceonly import mirrored
 from conntracker.tracer import Tracer
-from conntracker.tracetable import TraceOptions
+from conntracker.tracetable import TraceOptions, rate_of
 
 # What each ceiling of tracetable is for; the rate of all but the first is a tenth of it.
 _REFUSED = {
@@ -126,8 +126,7 @@ class Tracing:
         tracer = self._tracer
         lines = [f"{tracer.packets:,} packets traced, {tracer.messages:,} messages, {tracer.lost:,} lost"]
         for name, packets in sorted(tracer.refused.items()):
-            rate = self._options.rate if name == "refused" else max(1, self._options.rate // 10)
-            what = f"more than {rate:,} {_REFUSED[name]} a second (--trace-rate)"
+            what = f"more than {rate_of(self._options, name):,} {_REFUSED[name]} a second (--trace-rate)"
             lines.append(f"{packets:,} packets were not traced: {what}")
         if tracer.headless:
             lines.append(f"{tracer.headless:,} trace messages did not say of which packet they are")
