@@ -110,6 +110,7 @@ class _Family:
         self.reply_addresses = [np.empty(capacity, np.uint64) for _ in range(words)]
         self.reply_ports, self.serial = np.empty(capacity, np.uint64), np.empty(capacity, np.uint64)
         self.status, self.mark = np.empty(capacity, np.uint32), np.empty(capacity, np.uint32)
+        self.owner, self.peer_owner = np.empty(capacity, np.uint32), np.empty(capacity, np.uint32)
         self.tcp_state, self.bits = np.empty(capacity, np.uint8), np.empty(capacity, np.uint8)
         self.first, self.last, self.start, self.end = (np.empty(capacity, np.int64) for _ in range(4))
         self.counters: dict[str, U64] = {}
@@ -284,6 +285,7 @@ class _Family:
         event = batch.event.take(events)
         self.start[here] = np.where(event == NEW, batch.time, -1)
         self.end[here] = -1
+        self.owner[here] = self.peer_owner[here] = 0
         self.bits[here] = np.where(event == NEW, _DIRTY | _BORN, _DIRTY)
         if batch.packets is not None or batch.start is not None:
             self._count(batch.take(events), rows)
@@ -292,7 +294,8 @@ class _Family:
 
     def _per_row(self) -> list[tuple[Any, str | int]]:
         """Where every column but the key's is kept: (container, key)."""
-        names = ("reply_ports", "status", "mark", "tcp_state", "bits", "serial", "first", "last", "start", "end")
+        names: tuple[str, ...] = ("reply_ports", "status", "mark", "tcp_state", "bits", "serial", "owner", "peer_owner")
+        names += ("first", "last", "start", "end")
         places: list[tuple[Any, str | int]] = [(self.__dict__, name) for name in names]
         places += [(self.counters, name) for name in self.counters]
         places += [(self.reply_addresses, i) for i in range(len(self.reply_addresses))]
@@ -358,7 +361,7 @@ class _Family:
             out |= dict(zip((prefix + name for name in ADDRESS_COLUMNS), halves, strict=True))
             out[prefix + "sport"] = (ports[rows] >> np.uint64(48)).astype(np.uint16)
             out[prefix + "dport"] = (ports[rows] >> np.uint64(32)).astype(np.uint16)
-        for name in ("status", "mark", "tcp_state", "start", "end"):
+        for name in ("status", "mark", "tcp_state", "start", "end", "owner", "peer_owner"):
             out[name] = getattr(self, name)[rows]
         out["id"] = self.index.columns[-1][rows]
         for name in COUNTERS:
