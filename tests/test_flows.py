@@ -243,3 +243,36 @@ def test_a_reply_is_a_direction_once_it_was_seen(proto: int, status: int, lines:
     table.apply(batch([Event(NEW, proto=proto, status=status)], time=1))
     _, ports = table.directions(4, proto)
     assert len(ports) == lines
+
+
+def test_directions_with_who_sends() -> None:
+    """The original direction has the owner of the flow's source, the reply that of its destination; older flows
+    first.
+    """
+    table = FlowTable()
+    table.apply(batch([Event(NEW, src=src, status=model.IPS_SEEN_REPLY) for src in (9, 5)], time=1))
+    table.apply(batch([Event(NEW, src=7)], time=2))
+    family = table.families[4]
+    family.owner[:3], family.peer_owner[:3] = (1, 2, 3), (4, 0, 6)
+    (addresses,), ports, owners = table.directions(4, 6, owners=True)
+    ends = [(address >> 32, address & 0xFFFFFFFF) for address in addresses.tolist()]
+    assert list(zip(ends, ports.tolist(), owners.tolist(), strict=True)) == [
+        ((9, 77), 1000 << 16 | 80, 1), ((77, 9), 80 << 16 | 1000, 4),
+        ((5, 77), 1000 << 16 | 80, 2), ((77, 5), 80 << 16 | 1000, 0), ((7, 77), 1000 << 16 | 80, 3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "proto"), [(4, 1), (6, 58), (6, 17)])
+def test_owners_beside_the_same_directions(family: int, proto: int) -> None:
+    """Of every protocol the directions are the same with owners and without."""
+    table = FlowTable()
+    table.apply(batch([Event(NEW, family, src, proto=proto, status=2) for src in range(5)], time=1))
+    table.families[family].owner[:5] = range(5)
+    addresses, ports, owners = table.directions(family, proto, owners=True)
+    assert sorted(_rows(addresses, ports)) == sorted(_rows(*table.directions(family, proto)))
+    assert sorted(owners.tolist())[-5:] == list(range(5))
+
+
+def _rows(addresses: tuple[model.U64, ...], ports: model.U32) -> list[tuple[int, ...]]:
+    columns: list[Any] = [*addresses, ports]
+    return list(zip(*(column.tolist() for column in columns), strict=True))

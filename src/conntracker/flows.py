@@ -6,7 +6,8 @@ DESTROY. The same tuple seen again after that is a new flow. All is done to whol
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,54 @@ _OFFLOADED = np.uint32(IPS_OFFLOAD | IPS_HW_OFFLOAD)
 
 # Bits of a row.
 _BORN, _ENDED, _END_SEEN, _DIRTY, _REPLACED = 1, 2, 4, 8, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The two ends of flows of one IP version, as columns of equal length.
+
+    source, destination, reply_source, reply_destination   addresses as two words, IPv4 as ::ffff:a.b.c.d
+    sport, dport, reply_sport, reply_dport   uint64; for ICMP the echo id, and type << 8 | code
+    first, last     from when to when a flow was there, in microseconds since the epoch; last is in the future while it
+                    is alive
+    serial          in which order they were made
+    translated      whether NAT changed anything
+    rows            which rows of the table they are
+    owner, peer_owner   the numbers that are known
+    """
+
+    version: int
+    proto: U8
+    source: tuple[U64, U64]
+    destination: tuple[U64, U64]
+    reply_source: tuple[U64, U64]
+    reply_destination: tuple[U64, U64]
+    sport: U64
+    dport: U64
+    reply_sport: U64
+    reply_dport: U64
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    serial: U64
+    translated: NDArray[np.bool_]
+    status: U32
+    tcp_state: U8
+    rows: Rows
+    owner: U32
+    peer_owner: U32
+
+    def take(self, which: Rows) -> Ends:
+        """Some of them."""
+
+        def pair(words: tuple[U64, U64]) -> tuple[U64, U64]:
+            return words[0][which], words[1][which]
+
+        return Ends(
+            self.version, self.proto[which], pair(self.source), pair(self.destination), pair(self.reply_source),
+            pair(self.reply_destination), self.sport[which], self.dport[which], self.reply_sport[which],
+            self.reply_dport[which], self.first[which], self.last[which], self.serial[which], self.translated[which],
+            self.status[which], self.tcp_state[which], self.rows[which], self.owner[which], self.peer_owner[which],
+        )  # fmt: skip
 
 
 class FlowTable:
@@ -85,12 +134,34 @@ class FlowTable:
         """Forgets flows that ended and were written. Returns how many."""
         return sum(family.drop_finished() for family in self.families.values())
 
-    def directions(self, family: int, proto: int) -> tuple[tuple[U64, ...], U32]:
+    @overload
+    def directions(self, family: int, proto: int) -> tuple[tuple[U64, ...], U32]: ...
+
+    @overload
+    def directions(self, family: int, proto: int, owners: Literal[True]) -> tuple[tuple[U64, ...], U32, U32]: ...
+
+    def directions(
+        self, family: int, proto: int, owners: bool = False
+    ) -> tuple[tuple[U64, ...], U32] | tuple[tuple[U64, ...], U32, U32]:
         """Every direction of the flows of a protocol: the original one, and the reply once it was seen (not of ICMP).
 
-        Returns (address words as in model, ports: uint32 source << 16 | destination, or type << 8 | code of ICMP).
+        Returns (address words as in model, ports: uint32 source << 16 | destination, or type << 8 | code of ICMP); with
+        `owners` also the number of who sends (uint32, 0: not known), and what is older stands first then.
         """
-        return self.families[family].directions(proto)
+        return self.families[family].directions(proto, owners)
+
+    def ends(self, since: int) -> list[Ends]:
+        """Those of the flows that had not ended at `since`, for each IP version that has any."""
+        return [ends for family in self.families.values() if len((ends := family.ends(since)).rows)]
+
+    def set_owners(self, ends: Ends, owner: U32, peer_owner: U32) -> None:
+        """The numbers of the owners of the two ends; flows that have others by that are written again."""
+        self.families[ends.version].set_owners(ends.rows, owner, peer_owner)
+
+    def owner_numbers(self) -> U32:
+        """The distinct numbers of owners in use."""
+        columns = [c[: f.size] for f in self.families.values() for c in (f.owner, f.peer_owner)]
+        return np.unique(np.concatenate(columns))
 
     def made(self) -> dict[tuple[int, int], int]:
         """(family, protocol) to how many flows there have been."""
@@ -334,16 +405,47 @@ class _Family:
             self._rebuild(np.flatnonzero(~done), capacity)
         return dropped
 
-    def directions(self, proto: int) -> tuple[tuple[U64, ...], U32]:
+    def directions(self, proto: int, owners: bool) -> tuple[tuple[U64, ...], U32] | tuple[tuple[U64, ...], U32, U32]:
         rows = np.flatnonzero((self.ports[: self.size] >> np.uint64(8)).astype(np.uint8) == proto)
         addresses = [a[rows] for a in self.addresses]
         ports = (self.ports[rows] >> np.uint64(32)).astype(np.uint32)
         if proto in (1, 58):
-            return tuple(addresses), ports & np.uint32(0xFFFF)
+            ports &= np.uint32(0xFFFF)
+            return (tuple(addresses), ports, self.owner[rows]) if owners else (tuple(addresses), ports)
         back = rows[self.status[rows] & IPS_SEEN_REPLY != 0]
         addresses = [np.concatenate([a, r[back]]) for a, r in zip(addresses, self.reply_addresses, strict=True)]
-        back_ports = (self.reply_ports[back] >> np.uint64(32)).astype(np.uint32)
-        return tuple(addresses), np.concatenate([ports, back_ports])
+        ports = np.concatenate([ports, (self.reply_ports[back] >> np.uint64(32)).astype(np.uint32)])
+        if not owners:
+            return tuple(addresses), ports
+        order = np.argsort(np.concatenate([rows, back]), kind="stable")  # older flows first
+        senders = np.concatenate([self.owner[rows], self.peer_owner[back]])
+        return tuple(address.take(order) for address in addresses), ports.take(order), senders.take(order)
+
+    def ends(self, since: int) -> Ends:
+        rows = np.flatnonzero((self.bits[: self.size] & _ENDED == 0) | (self.end[: self.size] >= since))
+        halves = [unpack_addresses([word[rows] for word in words]) for words in (self.addresses, self.reply_addresses)]
+        if self.version == 4:
+            mapped = np.uint64(0xFFFF << 32)
+            halves = [(a, b | mapped, c, d | mapped) for a, b, c, d in halves]
+        (a, b, c, d), (e, f, g, h) = halves
+        ports, reply_ports, low = self.ports[rows], self.reply_ports[rows], np.uint64(0xFFFF)
+        begun = self.start[rows]
+        return Ends(
+            self.version, (ports >> np.uint64(8)).astype(np.uint8), (a, b), (c, d), (e, f), (g, h),
+            ports >> np.uint64(48), ports >> np.uint64(32) & low,
+            reply_ports >> np.uint64(48), reply_ports >> np.uint64(32) & low,
+            np.where(begun < 0, self.first[rows], begun),
+            np.where(self.bits[rows] & _ENDED == 0, 1 << 62, self.end[rows]),
+            self.serial[rows],
+            (a != g) | (b != h) | (c != e) | (d != f) | (ports >> np.uint64(48) != reply_ports >> np.uint64(32) & low)
+            | (ports >> np.uint64(32) & low != reply_ports >> np.uint64(48)),
+            self.status[rows], self.tcp_state[rows], rows, self.owner[rows], self.peer_owner[rows],
+        )  # fmt: skip
+
+    def set_owners(self, rows: Rows, owner: U32, peer_owner: U32) -> None:
+        changed = (self.owner[rows] != owner) | (self.peer_owner[rows] != peer_owner)
+        self.owner[rows], self.peer_owner[rows] = owner, peer_owner
+        self.bits[rows[changed]] |= _DIRTY
 
     def columns(self, rows: Rows) -> dict[str, NDArray[Any]]:
         """Raw flow columns: what a recording's writer takes. Times in µs, -1 for null; see recording.schema."""

@@ -17,6 +17,7 @@ from conntracker.flows import FlowTable
 from conntracker.formats import log
 from conntracker.formats.steps import step_lines
 from conntracker.model import LOG_GROUPS, U32, U64, Batch, Loss, protocol_name
+from conntracker.owning import Owning
 from conntracker.recording.writer import RecordingWriter
 from conntracker.rules.snapshot import Texts
 from conntracker.steps import Trace
@@ -56,6 +57,7 @@ class Keeper:
         self._max_flows = self._limit = max_flows
         self._everything, self._trace_limit = everything, _MOST_TRACES
         self._spilled = self._failing = self._private = self._traced = False
+        self.owning: Owning | None = None  # who knows the owners of flows
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Keeper:
@@ -93,6 +95,12 @@ class Keeper:
         if self._recording is not None:
             with self._tolerant():
                 self._recording.update_meta(trace=facts)
+
+    def note_owners(self, facts: dict[str, int | str | bool | None]) -> None:
+        """What the recording says of how owners are known."""
+        if self._recording is not None:
+            with self._tolerant():
+                self._recording.update_meta(owners=facts)
 
     def _lose(self, loss: Loss) -> None:
         """Keeps a loss, joined with the last one where hardly any time lies between."""
@@ -133,10 +141,13 @@ class Keeper:
             return
         self._traced = self._traced or bool(len(self.traces))
         self.traces.flush(self._recording)
+        if self.owning is not None:
+            self.owning.assign(self.table)
         changed = self.table.changed()
         if not changed:
             return
-        self._recording.append({name: np.concatenate([part[name] for part in changed]) for name in changed[0]})
+        rows = {name: np.concatenate([part[name] for part in changed]) for name in changed[0]}
+        self._recording.append(rows, None if self.owning is None else self.owning.owners)
         self.table.mark_written()
         self._written = now()
 
@@ -199,19 +210,27 @@ class Keeper:
 
     def write_log(self, out: BinaryIO) -> int:
         """Writes the whole sorted log and returns its number of lines."""
+        if self.owning is not None:
+            self.owning.assign(self.table)
         if self._recording is None or not (self._spilled or self._traced):
-            return log.write_log(out, self._directions, self.traces.steps())
+            return self._write_own_log(out)
         try:
             self.flush()
         except OSError:
             if self._spilled:
                 raise
-            return log.write_log(out, self._directions, self.traces.steps())  # without the traces on the full disk
+            return self._write_own_log(out)  # without the traces on the full disk
         from conntracker.recording.reader import open_recording
         from conntracker.recording.stepped import log_with_steps
 
         with open_recording(self._recording.path) as recording:
             return log.write_groups(out, *log_with_steps(recording, step_lines, everything=self._everything))
+
+    def _write_own_log(self, out: BinaryIO) -> int:
+        """From memory."""
+        if self.owning is None:
+            return log.write_log(out, self._directions, self.traces.steps())
+        return log.write_log(out, self._owned_directions, self.traces.steps(), self.owning.owners)
 
     def _directions(self, family: int, proto: int) -> tuple[tuple[U64, ...], U32]:
         """Those of the flows and, if everything is wanted, of the traced packets."""
@@ -219,8 +238,16 @@ class Keeper:
         if not self._everything:
             return addresses, ports
         more, more_ports = self.traces.directions(family, proto)
-        joined = [np.concatenate(pair) for pair in zip(addresses, more, strict=True)]
-        return tuple(joined), np.concatenate([ports, more_ports])
+        return _joined(addresses, more), np.concatenate([ports, more_ports])
+
+    def _owned_directions(self, family: int, proto: int) -> tuple[tuple[U64, ...], U32, U32]:
+        """As `_directions`, with the numbers of who sends."""
+        addresses, ports, owners = self.table.directions(family, proto, owners=True)
+        if not self._everything:
+            return addresses, ports, owners
+        more, more_ports = self.traces.directions(family, proto)
+        nobody = np.zeros(len(more_ports), np.uint32)
+        return _joined(addresses, more), np.concatenate([ports, more_ports]), np.concatenate([owners, nobody])
 
     def count(self) -> str:
         """How many flows of which protocol, for the summary."""
@@ -232,6 +259,10 @@ class Keeper:
         text = ", ".join(f"{name} {number:,}" for name, number in by_name.most_common())
         kept = f"; {other:,} of protocols that the log does not show" if other else ""
         return f"{self.table.seen:,} flows ({text}{kept})" if text else "0 flows"
+
+
+def _joined(some: tuple[U64, ...], more: tuple[U64, ...]) -> tuple[U64, ...]:
+    return tuple(np.concatenate(pair) for pair in zip(some, more, strict=True))
 
 
 def _named(texts: Texts) -> dict[str, str]:

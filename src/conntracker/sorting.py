@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +15,63 @@ _WORTH_A_THREAD = 1 << 17
 
 def sort_distinct(addresses: tuple[U64, ...], ports: U32) -> tuple[tuple[U64, ...], U32]:
     """Sorts by address words, then ports, and leaves one of each."""
+    addresses, ports, fresh, _ = _grouped(addresses, ports)
+    return _first(addresses, ports, fresh)
+
+
+def sort_gathered(
+    addresses: tuple[U64, ...], ports: U32, places: U32, values: NDArray[Any]
+) -> tuple[tuple[U64, ...], U32, U32, NDArray[Any]]:
+    """As sort_distinct, and the values that the rows of each had: the last two are what `gather` gives."""
+    addresses, ports, fresh, order = _grouped(addresses, ports)
+    return *_first(addresses, ports, fresh), *gather(fresh, places.take(order), values)
+
+
+def gather(fresh: NDArray[np.bool_], places: U32, values: NDArray[Any]) -> tuple[U32, NDArray[Any]]:
+    """The distinct values of each run of rows.
+
+    fresh    which rows begin a run; the first one does
+    places   where in `values` that of each row is; 0 for none
+    values   object[n]; the first one stands for none, and is not looked at
+
+    Returns (places of each run in `sets`, sets: object[m], tuples of values in the order of the rows, the first empty).
+    """
+    sets = [(), *((value,) for value in values[1:])]
+    if fresh.all():
+        return places, np.fromiter(sets, object, len(sets))
+    known = np.flatnonzero(places)
+    places, run = places[known], np.cumsum(fresh)[known] - 1
+    first = np.zeros(np.count_nonzero(fresh), np.uint32)
+    first[run[::-1]] = places[::-1]  # where a run stands several times, numpy keeps the last, here the run's first
+    several = np.zeros(len(first), np.bool_)
+    several[run[places != first[run]]] = True
+    found: dict[int, dict[int, None]] = {}
+    chosen = several[run]
+    for at, place in zip(run[chosen].tolist(), places[chosen].tolist(), strict=True):
+        found.setdefault(at, {})[place] = None
+    joined: dict[tuple[int, ...], int] = {}
+    for at, distinct in found.items():
+        first[at] = joined.setdefault(tuple(distinct), len(sets) + len(joined))
+    sets += [tuple(values[place] for place in one) for one in joined]
+    return first, np.fromiter(sets, object, len(sets))
+
+
+def _grouped(
+    addresses: tuple[U64, ...], ports: U32
+) -> tuple[tuple[U64, ...], U32, NDArray[np.bool_], NDArray[np.intp]]:
+    """Sorted rows, which of them differ from the one before, and where each was; equal ones stay in their order."""
     if not len(ports):
-        return addresses, ports
+        return addresses, ports, np.zeros(0, np.bool_), np.zeros(0, np.intp)
     order = _order(addresses, ports)
     addresses, ports = tuple(word.take(order) for word in addresses), ports.take(order)
     fresh = np.ones(len(ports), np.bool_)
     fresh[1:] = ports[1:] != ports[:-1]
     for word in addresses:
         fresh[1:] |= word[1:] != word[:-1]
+    return addresses, ports, fresh, order
+
+
+def _first(addresses: tuple[U64, ...], ports: U32, fresh: NDArray[np.bool_]) -> tuple[tuple[U64, ...], U32]:
     if fresh.all():
         return addresses, ports
     return tuple(word[fresh] for word in addresses), ports[fresh]

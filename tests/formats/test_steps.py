@@ -14,6 +14,7 @@ from conntracker.formats import log
 from conntracker.formats.steps import Key, all_step_lines, interleave, reply_of, step_lines
 from conntracker.model import ADDRESS_COLUMNS, U32, U64
 from conntracker.steps import UNDECIDED, Path, Rule, Step
+from support.owners import owner
 from support.traces import step
 
 INDENT = "\t\t\t\t"
@@ -237,3 +238,23 @@ def test_the_log_with_steps(proto: int, bits: int, label: str) -> None:
         first, *steps[keys[1]], second, third, *steps[keys[0]],
     ]  # fmt: skip
     assert first.lstrip().startswith(label)
+
+
+def test_the_log_with_steps_and_owners() -> None:
+    """Steps stand below lines with owners as below those without."""
+    addresses, ports = (
+        np.array([1 << 32 | 2, 2 << 32 | 1], np.uint64),
+        np.array([5 << 16 | 80, 80 << 16 | 5], np.uint32),
+    )
+
+    def directions(family: int, wanted: int) -> log.OwnedDirections:
+        here = 2 if (family, wanted) == (4, 6) else 0
+        return (addresses[:here],) * (1 if family == 4 else 4), ports[:here], np.array([0, 3], np.uint32)[:here]
+
+    out = io.BytesIO()
+    steps = {(4, 6, 2, 1, 80, 5): ["\ta", "\tb"]}
+    assert log.write_log(out, directions, steps, {3: owner("a\nb", 7, user="root")}) == 2
+    assert out.getvalue().decode().splitlines() == [
+        " TCPv4 [           0] src = 0.0.0.1 (port=5) to dst = 0.0.0.2 (port=80) (-)",
+        " TCPv4 [           1] src = 0.0.0.2 (port=80) to dst = 0.0.0.1 (port=5) (a?b,pid:7,uid:root)", "\ta", "\tb",
+    ]  # fmt: skip

@@ -19,6 +19,7 @@ from conntracker.output import Output
 if TYPE_CHECKING:
     from conntracker.keeper import Keeper
     from conntracker.model import Loss
+    from conntracker.owning import Owning
     from conntracker.recording.writer import RecordingWriter
     from conntracker.tracetable import TraceOptions
     from conntracker.tracing import Tracing
@@ -39,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "-e", "--everything", action="store_true", help="with -t: also what was dropped or rejected, and never a flow"
     )
-    parser.add_argument("-b", "--owners", action="store_true", help="the process behind each flow (a later version)")
+    parser.add_argument("-b", "--owners", action="store_true", help="the process behind each end of a flow")
     parser.add_argument(
         "-o", "--output", metavar="FILE", default=DEFAULT_LOG, help="the log, - for standard output (%(default)s)"
     )
@@ -59,6 +60,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--receive-buffer", metavar="SIZE", type=size, default=64 << 20, help=SUPPRESS)
     add_trace_arguments(parser)
+    parser.add_argument(
+        "--no-cmdline", action="store_true", help="with -b: without the arguments of processes, which may be secret"
+    )
+    parser.add_argument(
+        "--cgroup", metavar="DIR", help="with -b: only sockets of this directory of cgroup2 and below (all)"
+    )
     add_filter_arguments(parser)
 
 
@@ -84,8 +91,9 @@ def run(args: Namespace) -> int:
         raise ValueError("-e needs -t: it traces the packets that are no flow, too")
     if args.trace_only is not None and not args.trace:
         raise ValueError("--trace needs -t: it says what to trace")
-    if args.owners:
-        raise ValueError("-b comes with a later version")
+    for option, given in (("--no-cmdline", args.no_cmdline), ("--cgroup", args.cgroup is not None)):
+        if given and not args.owners:
+            raise ValueError(f"{option} needs -b: it says what -b does")
     if args.trace:
         trace_options(args)
     filter_of(args)
@@ -174,6 +182,9 @@ def _capture(args: Namespace, output: Output, notice: Callable[[str], None], rea
         keeper = stack.enter_context(
             Keeper(recording, int(args.flush * 1e6), args.max_flows, notice, flows.entries(), args.everything)
         )  # fmt: skip
+        if args.owners:
+            keeper.owning = stack.enter_context(_owning(args, flows, notice))
+            keeper.note_owners(keeper.owning.facts())
         traced = _tracing(args, flows, keeper, notice, stack) if args.trace else None
         notice("capturing; Ctrl-C ends it" if not args.daemon else "capturing; SIGTERM ends it")
         ready()
@@ -184,6 +195,9 @@ def _capture(args: Namespace, output: Output, notice: Callable[[str], None], rea
                 traced.finish()
             keeper.take(flows.finish())
             keeper.conclude(flows.dumped)
+            if keeper.owning is not None:
+                keeper.owning.finish(keeper.table)
+                keeper.note_owners(keeper.owning.facts())
         except OSError as error:  # what was seen until then is worth a log
             notice(f"the capture ended early: {error.strerror or error}")
             code = 3
@@ -204,6 +218,14 @@ def _tracing(
         notice(f"no traces: {getattr(error, 'strerror', None) or error}")
         return None
     return Tracing(tracer, keeper, options, filter_of(args), args.everything, notice, flows.tracking.own)
+
+
+def _owning(args: Namespace, flows: Capture, notice: Callable[[str], None]) -> Owning:
+    from conntracker.ownerwatch import OwnerOptions
+    from conntracker.owning import Owning
+
+    options = OwnerOptions(args.cgroup, not args.no_cmdline)
+    return Owning(flows.namespace, options, all(flows.sysctls()), notice)
 
 
 def _close(recording: RecordingWriter, notice: Callable[[str], None]) -> None:
@@ -295,7 +317,9 @@ def _end(flows: Capture, keeper: Keeper, traced: Tracing | None, output: Output,
         notice(f"the end of the recording is not written: {error.strerror or error}")
         code = 3
     code = max(code, _write_log(output, keeper, notice))
-    for line in summary(flows, keeper) + ([] if traced is None else traced.summary()):
+    more = [] if traced is None else traced.summary()
+    more += [] if keeper.owning is None else keeper.owning.summary()
+    for line in summary(flows, keeper) + more:
         notice(line)
     return code
 

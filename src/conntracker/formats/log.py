@@ -12,44 +12,71 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conntracker.formats.behind import WriteBehind
+from conntracker.formats.owner import NOBODY, Tails
 from conntracker.formats.steps import Key, interleave
 from conntracker.model import ADDRESS_COLUMNS, LOG_GROUPS, U32, U64, unpack_addresses
-from conntracker.sorting import sort_distinct
+from conntracker.owner import Owner
+from conntracker.sorting import sort_distinct, sort_gathered
 
 _ROWS = 1 << 12  # lines put together at once: half a megabyte of words, which a processor's cache holds
 _CYCLE = 10_000  # the last four digits of a line's number repeat
-_NO_OWNER = b"-"
+
+Directions = tuple[tuple[U64, ...], U32]
+OwnedDirections = tuple[tuple[U64, ...], U32, U32]
 
 
 def write_log(
     out: BinaryIO,
-    directions: Callable[[int, int], tuple[tuple[U64, ...], U32]],
+    directions: Callable[[int, int], Directions | OwnedDirections],
     steps: Mapping[Key, list[str]] | None = None,
+    owners: Mapping[int, Owner] | None = None,
 ) -> int:
     """Writes the whole log of a flow table.
 
-    directions   as FlowTable.directions: (family, protocol) to (address words, ports uint32)
+    directions   as FlowTable.directions: (family, protocol) to (address words, ports uint32) and, where `owners` are
+                 given, the numbers of the owners (uint32, 0 for none), those of older flows first
     steps        as in `write_groups`
+    owners       by number
 
     Returns the number of lines. Errors of `out` pass through.
     """
+    known = None if owners is None else _Numbered(owners)
 
     def groups() -> Iterator[tuple[str, Mapping[str, NDArray[Any]]]]:
         for label, family, proto in LOG_GROUPS:
-            addresses, ports = sort_distinct(*directions(family, proto))
-            columns: dict[str, NDArray[Any]] = dict(zip(ADDRESS_COLUMNS, unpack_addresses(addresses), strict=True))
-            bits = 8 if label.startswith("ICMP") else 16
-            columns |= {"sport": ports >> np.uint32(bits), "dport": ports & np.uint32((1 << bits) - 1)}
-            yield label, columns
+            found = directions(family, proto)
+            if known is None or len(found) == 2:
+                yield label, _columns(label, *sort_distinct(found[0], found[1]))
+                continue
+            addresses, ports, owner, sets = sort_gathered(found[0], found[1], known.places(found[2]), known.values)
+            yield label, _columns(label, addresses, ports) | {"owner": owner, "owners": sets}
 
     return write_groups(out, groups(), steps)
+
+
+def _columns(label: str, addresses: tuple[U64, ...], ports: U32) -> dict[str, NDArray[Any]]:
+    columns: dict[str, NDArray[Any]] = dict(zip(ADDRESS_COLUMNS, unpack_addresses(addresses), strict=True))
+    bits = 8 if label.startswith("ICMP") else 16
+    return columns | {"sport": ports >> np.uint32(bits), "dport": ports & np.uint32((1 << bits) - 1)}
+
+
+class _Numbered:
+    """Owners, the first of them nobody, and where each number's is: those not known are nobody."""
+
+    def __init__(self, owners: Mapping[int, Owner]) -> None:
+        self.values = np.array([None, *owners.values()], object)
+        self._places = np.zeros(max(owners, default=0) + 2, np.uint32)
+        self._places[list(owners)] = np.arange(1, len(self.values))
+
+    def places(self, numbers: U32) -> U32:
+        return self._places.take(numbers, mode="clip")
 
 
 def write_groups(
@@ -89,21 +116,18 @@ def write_directions(
 
     kind          a label of LOG_GROUPS
     columns       src_hi, src_lo, dst_hi, dst_lo (uint64; IPv4 in the low word), sport, dport (ports, or type and code
-                  of ICMP), sorted and distinct
+                  of ICMP), sorted and distinct; where owners are looked for also `owner`, places in `owners`, which
+                  are tuples of Owner, the empty one first
     first_index   the number of the first line
     """
     address, wide = (_ipv4, 2) if kind.endswith("4") else (_ipv6, 5)
-    # The label and the first eight places of the number are two words; its last four and '] sr' are the third.
-    if icmp := kind.startswith("ICMP"):
-        lines = _Lines(2, 1, b"c = ", wide, b" to dst = ", wide, b" (type=", 1, b" | code=", 1, b")\n")
-    else:
-        tail = b") (" + _NO_OWNER + b")\n"
-        lines = _Lines(2, 1, b"c = ", wide, 2, b" dst = ", wide, b" (port=", 1, tail)
+    icmp = kind.startswith("ICMP")
+    tails = Tails(columns["owner"], columns["owners"], icmp) if "owner" in columns else None
     total, start = len(columns["sport"]), 0
     while start < total:
         index = first_index + start
         stop = min(total, start + _ROWS, start + _CYCLE - index % _CYCLE)
-        part = {name: column[start:stop] for name, column in columns.items()}
+        part = {name: columns[name][start:stop] for name in (*ADDRESS_COLUMNS, "sport", "dport")}
         head = f"{kind:>6} [{index // _CYCLE or '':8}".encode()
         last = _last_digits(index >= _CYCLE)[index % _CYCLE : index % _CYCLE + stop - start]
         src, dst = address(part["src_hi"], part["src_lo"]), address(part["dst_hi"], part["dst_lo"])
@@ -112,8 +136,20 @@ def write_directions(
             ends = [src, dst, [_numbers().take(first)], [_numbers().take(second)]]
         else:
             ends = [src, list(_source_ports().take(first, axis=0).T), dst, [_numbers().take(second)]]
+        if tails is not None:
+            ends.append(tails.words(slice(start, stop)))
+        lines = _layout(icmp, wide, 0 if tails is None else len(ends[-1]))
         out.write(lines.text([np.frombuffer(head, np.uint64), last], ends))
         start = stop
+
+
+@lru_cache(maxsize=8)
+def _layout(icmp: bool, wide: int, tail: int) -> _Lines:
+    """Where all stands in a line: addresses of so many words, and as many for its end where that differs by line."""
+    # The label and the first eight places of the number are two words; its last four and '] sr' are the third.
+    if icmp:
+        return _Lines(2, 1, b"c = ", wide, b" to dst = ", wide, b" (type=", 1, b" | code=", 1, tail or b")\n")
+    return _Lines(2, 1, b"c = ", wide, 2, b" dst = ", wide, b" (port=", 1, tail or f") ({NOBODY})\n".encode())
 
 
 class _Lines:

@@ -40,6 +40,8 @@ class Meta:
     rulesets                    what was in force when, oldest first
     trace                       None without tracing; else its options (packets, window, rate, only, everything), when
                                 it began (start), and what it missed (refused, lost)
+    owners                      None without owners; else how they are known (method), whether every socket of the host
+                                was seen (whole), since when (start), and how many sides of sockets were lost
     """
 
     host: str
@@ -54,6 +56,7 @@ class Meta:
     counters: dict[str, int] = field(default_factory=dict)
     rulesets: tuple[Rulesets, ...] = ()
     trace: dict[str, int | float | str | bool | None] | None = None
+    owners: dict[str, int | float | str | bool | None] | None = None
     version: int = FORMAT_VERSION
 
 
@@ -78,8 +81,9 @@ def to_text(meta: Meta) -> str:
         {"since": time_text(loss.since), "until": time_text(loss.until), "kind": loss.kind, "events": loss.events}
         for loss in meta.losses
     ]
-    if meta.trace is not None and isinstance(start := meta.trace.get("start"), int):
-        values["trace"] = meta.trace | {"start": time_text(start)}
+    for name, facts in (("trace", meta.trace), ("owners", meta.owners)):
+        if facts is not None and isinstance(start := facts.get("start"), int):
+            values[name] = facts | {"start": time_text(start)}
     values["rulesets"] = [{"time": time_text(one.time), "files": list(one.files)} for one in meta.rulesets]
     return json.dumps(values, indent=1) + "\n"
 
@@ -112,8 +116,9 @@ def _from_values(values: dict[str, Any]) -> Meta:
         Rulesets(parse_time(one["time"]), tuple(str(file) for file in one["files"]))
         for one in values.get("rulesets", ())
     )
-    if known.get("trace") is not None:
-        known["trace"] = dict(known["trace"])
-        if isinstance(start := known["trace"].get("start"), str):  # earlier versions wrote the number
-            known["trace"]["start"] = parse_time(start)
+    for name in ("trace", "owners"):
+        if known.get(name) is not None:
+            known[name] = dict(known[name])
+            if isinstance(start := known[name].get("start"), str):  # earlier versions wrote the number
+                known[name]["start"] = parse_time(start)
     return Meta(**known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,10 @@ from conntracker.model import (
     protocol_name,
     unpack_addresses,
 )
+from conntracker.recording.choices import group_names, keys, known, limited, order, shown
 from conntracker.recording.join import REQUESTS, matching, seen_inside
+from conntracker.recording.owned import ENDS, owner_number
+from conntracker.recording.senders import TIME_ORDER, owners_of_flows, sender_numbers, with_senders
 from conntracker.recording.views import VIEW_NAMES, condition
 
 if TYPE_CHECKING:
@@ -30,11 +34,6 @@ __all__ = ["direction_hashes", "flows_query", "groups_query", "log_directions"]
 
 TUPLE = ("src_hi", "src_lo", "dst_hi", "dst_lo", "sport", "dport")
 SUM_NAMES = ("flows", *COUNTERS, "first_seen", "last_seen")
-ADDRESSES = ("src", "dst", "reply_src", "reply_dst")
-GROUP_NAMES = (
-    "host", "family", "proto", *ADDRESSES, "sport", "dport", "reply_sport", "reply_dport", "icmp_type", "icmp_code",
-    "icmp_id", "zone", "mark", "state", "replied", "offloaded", "snat", "dnat",
-)  # fmt: skip
 
 
 def flows_query(
@@ -47,12 +46,19 @@ def flows_query(
 ) -> str:
     """The query for columns of flows, sorted by a column (descending with '-' before it; addresses as numbers).
 
+    `owner` and `peer_owner` among the columns are the numbers that ownertexts.owner_texts puts texts for.
     Raises ValueError for a column that is not there.
     """
-    chosen = ", ".join(f'"{_known("--columns", name, VIEW_NAMES)}"' for name in columns)
-    order = _order(sort, VIEW_NAMES)
+    chosen = ", ".join(_chosen(name) for name in columns)
+    by = order(sort, VIEW_NAMES)
     query = f"SELECT {chosen} FROM flows WHERE {condition(filter, since, until)}"  # noqa: S608
-    return query + (f" ORDER BY {order}, flow" if order else "") + _limit(limit)
+    return query + (f" ORDER BY {by}, flow" if by else "") + limited(limit)
+
+
+def _chosen(name: str) -> str:
+    if name in ENDS:
+        return f"{owner_number(name)} AS {name}"
+    return f'"{known("--columns", name, VIEW_NAMES)}"'
 
 
 def groups_query(
@@ -63,23 +69,23 @@ def groups_query(
     sort: str | None = None,
     limit: int | None = None,
 ) -> str:
-    """The query for sums of flows by columns ('dst,dport,proto'), most bytes first if no order is given.
+    """The query for sums of flows by columns ('dst,dport,proto'; for owners see `sides`), most bytes first if no order
+    is given.
 
     Columns: those of `by`, then flows, packets, bytes, reply_packets, reply_bytes (null if never counted),
     first_seen, last_seen. Raises ValueError for a column that is not there.
     """
-    names = [_known("--group-by", name.strip(), GROUP_NAMES) for name in by.split(",")]
-    keys = list(dict.fromkeys(key for name in names for key in _keys(name)))
+    names = group_names(by)
+    by_keys = ", ".join(dict.fromkeys(key for name in names for key in keys(name)))
     sums = ", ".join(f"sum({name})::UBIGINT AS {name}" for name in COUNTERS)
     inner = (
-        f"SELECT {', '.join(keys)}, count(*) AS flows, {sums}, min(first_seen) AS first_seen,"  # noqa: S608
-        f" max(last_seen) AS last_seen FROM flows WHERE {condition(filter, since, until)} GROUP BY {', '.join(keys)}"
+        f"SELECT {by_keys}, count(*) AS flows, {sums}, min(first_seen) AS first_seen,"  # noqa: S608
+        f" max(last_seen) AS last_seen FROM flows WHERE {condition(filter, since, until)} GROUP BY {by_keys}"
     )
-    chosen = [_shown(name) for name in dict.fromkeys(names)]
-    order = _order(sort, (*names, *SUM_NAMES)) or "bytes DESC NULLS LAST, flows DESC"
-    return f"SELECT {', '.join([*chosen, *SUM_NAMES])} FROM ({inner}) ORDER BY {order}, {', '.join(keys)}" + _limit(  # noqa: S608
-        limit
-    )
+    chosen = [shown(name) for name in names]
+    by = order(sort, (*names, *SUM_NAMES)) or "bytes DESC NULLS LAST, flows DESC"
+    query = f"SELECT {', '.join([*chosen, *SUM_NAMES])} FROM ({inner}) ORDER BY {by}, {by_keys}"  # noqa: S608
+    return query + limited(limit)
 
 
 def log_directions(
@@ -96,22 +102,29 @@ def log_directions(
     ICMP type and code). A flow's reply direction is there once a reply was seen, but not for ICMP. With `everything`
     the directions of traced packets are there, too, but of ICMP no answer beside its request. Rows are sorted by
     source, destination, source port, destination port, in chunks; DuckDB sorts beyond its memory limit on disk.
+    If owners were looked for, there are those who sent, too: `owner`, for each row where in `owners` they are, and
+    `owners`, tuples of Owner with what the log says of them, in the order of time; the first one is empty.
 
     sets   a table with a number `paths` for directions, told by their hashes; then that is a column, 0 for none
     """
     protocols = ", ".join(sorted({f"'{protocol_name(protocol)}'" for _, _, protocol in LOG_GROUPS}))
     columns = ", ".join(f"{side}{name}" for side in ("", "reply_") for name in TUPLE)
+    senders = f", {sender_numbers()}" if recording.owned else ""
+    where = f"proto IN ({protocols}) AND {condition(filter, since, until)}"
     # One pass over the segments, which may be thousands, however many groups there are.
     query = (
-        f"SELECT family, proto, status & {IPS_SEEN_REPLY} <> 0 AS replied, icmp_type, icmp_code, {columns}"  # noqa: S608
-        f" FROM flows WHERE proto IN ({protocols}) AND {condition(filter, since, until)}"
+        f"SELECT family, proto, status & {IPS_SEEN_REPLY} <> 0 AS replied, icmp_type, icmp_code, {columns}{senders}"  # noqa: S608
+        f" FROM flows WHERE {where}"
     )
     if everything:
         query += f" UNION ALL BY NAME ({_traced(filter, since, until)})"
-    with recording.kept(query) as table:
+    with ExitStack() as stack:
+        table = stack.enter_context(recording.kept(query))
+        owners = stack.enter_context(recording.kept(owners_of_flows(where))) if recording.owned else None
         for kind, family, protocol in LOG_GROUPS:
-            query = _directions(table, family, protocol_name(protocol), sets)
-            for chunk in _distinct(recording.chunks(query)):
+            query = _directions(table, family, protocol_name(protocol), sets, recording.owned)
+            chunks = recording.chunks(query)
+            for chunk in _distinct(chunks) if owners is None else with_senders(recording, owners, chunks):
                 yield kind, _unpack(chunk)
 
 
@@ -131,7 +144,7 @@ def _traced(filter: Filter | None, since: int | None, until: int | None) -> str:
     )
 
 
-def _directions(table: str, family: int, proto: str, sets: str | None) -> str:
+def _directions(table: str, family: int, proto: str, sets: str | None, owned: bool) -> str:
     # IPv4 sorts by one word of both addresses, and ports by one word of both: less to compare and to move.
     def select(side: str, first: str, second: str, extra: str) -> str:
         source, destination = f"{side}src", f"{side}dst"
@@ -142,18 +155,26 @@ def _directions(table: str, family: int, proto: str, sets: str | None) -> str:
         )
         ports = f"{first}::UINTEGER << 16 | {second} AS ports"
         hashes = "" if sets is None else f", {direction_hashes(side, first, second)}"
-        return f"SELECT {address}, {ports}{hashes} FROM {table} WHERE family = {family} AND proto = '{proto}'{extra}"  # noqa: S608
+        sender = f", {side}sender AS sender, first_seen, part, flow, {bool(side)} AS reply" if owned else ""
+        return (
+            f"SELECT {address}, {ports}{hashes}{sender} FROM {table}"  # noqa: S608
+            f" WHERE family = {family} AND proto = '{proto}'{extra}"
+        )
 
     if proto.startswith("icmp"):
         both = select("", "icmp_type", "icmp_code", "")
     else:
         replied = select("reply_", "reply_sport", "reply_dport", " AND replied")
         both = select("", "sport", "dport", "") + " UNION ALL " + replied
-    if sets is None:
+    if sets is None and not owned:
         return f"SELECT * FROM ({both}) ORDER BY ALL"  # noqa: S608
     key = "a, ports" if family == 4 else "a, b, c, d, ports"
-    paths = f"FROM ({both}) LEFT JOIN {sets} USING (h1, h2)"
-    return f"SELECT {key}, coalesce(paths, 0::UBIGINT) AS paths {paths} ORDER BY ALL"
+    paths = "" if sets is None else ", coalesce(paths, 0::UBIGINT) AS paths"
+    joined = "" if sets is None else f" LEFT JOIN {sets} USING (h1, h2)"
+    sender, order = (
+        (", coalesce(sender, 0::UBIGINT) AS sender", f"{key}, {', '.join(TIME_ORDER)}") if owned else ("", "ALL")
+    )
+    return f"SELECT {key}{paths}{sender} FROM ({both}){joined} ORDER BY {order}"  # noqa: S608
 
 
 def direction_hashes(side: str, first: str, second: str) -> str:
@@ -183,32 +204,5 @@ def _unpack(columns: Columns) -> Columns:
         **dict(zip(ADDRESS_COLUMNS, unpack_addresses(words), strict=True)),
         "sport": (ports >> np.uint32(16)).astype(np.uint16),
         "dport": ports.astype(np.uint16),
-        **({"paths": columns["paths"]} if "paths" in columns else {}),
+        **{name: columns[name] for name in ("paths", "owner", "owners") if name in columns},
     }
-
-
-def _known(option: str, name: str, names: Sequence[str]) -> str:
-    if name not in names:
-        raise ValueError(f"{option}: no column {name!r}; there are: {', '.join(dict.fromkeys(names))}")
-    return name
-
-
-def _keys(name: str) -> tuple[str, ...]:
-    """What a column is compared by: an address by its numbers."""
-    return ("family", f"{name}_hi", f"{name}_lo") if name in ADDRESSES else (f'"{name}"',)
-
-
-def _shown(name: str) -> str:
-    return f"address(family, {name}_hi, {name}_lo) AS {name}" if name in ADDRESSES else f'"{name}"'
-
-
-def _order(sort: str | None, names: Sequence[str]) -> str:
-    if sort is None:
-        return ""
-    name = _known("--sort", sort.removeprefix("-"), names)
-    direction = "DESC" if sort.startswith("-") else "ASC"
-    return ", ".join(f"{key} {direction} NULLS LAST" for key in _keys(name))
-
-
-def _limit(limit: int | None) -> str:
-    return "" if limit is None else f" LIMIT {int(limit)}"

@@ -15,7 +15,7 @@ from conntracker.recording.meta import MetaError, from_text
 from conntracker.recording.schema import FLOWS, MACROS
 from conntracker.recording.segments import find_segments, is_segment
 from conntracker.recording.traces import PATHS, TRACES
-from conntracker.recording.views import VIEW_NAMES, Part, condition, create_part, create_views
+from conntracker.recording.views import OWNER_NAMES, VIEW_NAMES, Part, condition, create_part, create_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,6 +61,7 @@ class Recording:
 
     parts     its directories
     damaged   files that are left out, and why
+    owned     whether owners were looked for (-b); without, the columns for them are null
 
     Offers tables to .sql(): `flows`, the last state of each flow, and `states`, every state that was kept; `traces`,
     equal packets as one row, with their verdict and the rule that decided, `paths`, and the `steps` of those.
@@ -74,9 +75,10 @@ class Recording:
         for macro in (*MACROS, *join.MACROS):
             database.connection.execute(macro)
         self.parts = tuple(self._open_part(path) for path in paths)
+        self.owned = False
         for index, part in enumerate(self.parts):
             with translated():
-                create_part(database.connection, index, part)
+                self.owned |= create_part(database.connection, index, part)
         create_views(database.connection, len(self.parts))
 
     @property
@@ -98,9 +100,11 @@ class Recording:
     ) -> Flows:
         """The flows that a filter wants and whose lifetime overlaps since..until (microseconds since the epoch, UTC).
 
-        columns: names of the view's columns, all of them if not given. Raises ValueError for one that is not there.
+        columns: names of the view's columns; all of them if not given, those of owners only if there may be any.
+        Raises ValueError for one that is not there.
         """
-        chosen = VIEW_NAMES if columns is None else tuple(columns)
+        every = VIEW_NAMES if self.owned else tuple(name for name in VIEW_NAMES if name not in OWNER_NAMES)
+        chosen = every if columns is None else tuple(columns)
         for name in chosen:
             if name not in VIEW_NAMES:
                 raise ValueError(f"no column {name!r}; there are: {', '.join(VIEW_NAMES)}")

@@ -20,6 +20,7 @@ from conntracker.model import (
     TCP_STATES,
     UNKNOWN,
 )
+from conntracker.recording.owned import OWNER_COLUMNS, OWNER_WORDS
 
 __all__ = ["FLOWS", "FORMAT_VERSION", "MACROS", "RAW_COLUMNS", "VIEW_COLUMNS", "Segments", "case", "time_column"]
 
@@ -34,16 +35,21 @@ class Segments:
     essential   without these a file is no segment; the others may be missing, in one of an earlier version, and are
                 null then
     key         an essential column whose lowest and highest value are looked up for each file
+    optional    columns that a segment has all or none of; as `columns`, but their expressions have that type already
     """
 
     name: str
     key: str
     essential: tuple[str, ...]
     columns: tuple[tuple[str, str, str], ...]
+    optional: tuple[tuple[str, str, str], ...] = ()
 
-    def select_raw(self, table: str) -> str:
-        """The SELECT that turns a table of raw columns into rows of a segment."""
-        columns = ", ".join(f'({expression})::{kind} AS "{name}"' for name, kind, expression in self.columns)
+    def select_raw(self, table: str, optional: bool = False) -> str:
+        """The SELECT that turns a table of raw columns into rows of a segment, with or without its optional columns."""
+        chosen = [f'({expression})::{kind} AS "{name}"' for name, kind, expression in self.columns]
+        if optional:
+            chosen += [f'{expression} AS "{name}"' for name, _, expression in self.optional]
+        columns = ", ".join(chosen)
         return f"SELECT {columns} FROM {table}"  # noqa: S608
 
 
@@ -108,6 +114,7 @@ FLOWS = Segments(
         *(time_column(name) for name in ("start", "end", "first_seen", "last_seen")),
         ("end_seen", "BOOLEAN", "end_seen"),
     ),
+    optional=OWNER_COLUMNS,
 )  # fmt: skip
 
 
@@ -122,6 +129,7 @@ VIEW_COLUMNS: tuple[tuple[str, str], ...] = (
     ("offloaded", f"status & {IPS_OFFLOAD | IPS_HW_OFFLOAD} <> 0"),
     ("snat", f"status & {IPS_SRC_NAT} <> 0"),
     ("dnat", f"status & {IPS_DST_NAT} <> 0"),
+    *OWNER_WORDS,
 )
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from conntracker.recording.database import file_list
+from conntracker.recording.owned import OWNER_WORDS
 from conntracker.recording.schema import FLOWS, VIEW_COLUMNS
 from conntracker.recording.trace_views import PATHS_VIEW, STEPS_VIEW, TRACES_VIEW
 from conntracker.recording.traces import PATHS, TRACES
@@ -21,11 +22,19 @@ if TYPE_CHECKING:
     from conntracker.recording.schema import Segments
     from conntracker.recording.segments import Range
 
-__all__ = ["IN_WORDS", "VIEW_NAMES", "Part", "condition", "create_part", "create_views", "timestamp"]
+__all__ = [
+    "IN_WORDS", "OWNER_NAMES", "VIEW_NAMES", "Part", "condition", "create_part", "create_views", "timestamp",
+]  # fmt: skip
 
-# Addresses as text and status bits as words: behind the columns of rows with all columns of FLOWS.
+# Addresses, owners and status bits as words: behind the columns of rows with all columns of FLOWS.
 IN_WORDS = ", ".join(f"{expression} AS {name}" for name, expression in VIEW_COLUMNS)
-VIEW_NAMES = (*(name for name, _, _ in FLOWS.columns), *(name for name, _ in VIEW_COLUMNS))
+VIEW_NAMES = (
+    *(name for name, _, _ in FLOWS.columns),
+    *(name for name, _ in VIEW_COLUMNS),
+    *(name for name, _, _ in FLOWS.optional),
+)
+# Those that are null in every row where no segment has owners.
+OWNER_NAMES = (*(name for name, _, _ in FLOWS.optional), *(name for name, _ in OWNER_WORDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,44 +65,59 @@ def timestamp(time: int) -> str:
     return f"make_timestamp({int(time)})"
 
 
-def create_part(connection: DuckDBPyConnection, index: int, part: Part) -> None:
+def create_part(connection: DuckDBPyConnection, index: int, part: Part) -> bool:
     """states_N, every row of a part with the number of its segment, flows_N, the last row of each flow; trace_rows_N,
-    path_rows_N.
+    path_rows_N. Gives whether any segment has columns for owners.
     """
     end = part.meta.end if part.meta else None
     known_end = f"make_timestamp({end})" if end is not None else "'infinity'::TIMESTAMP"
+    owned = False
     for view, segments, kind, extra in (
         (f"states_{index}", part.flows, FLOWS, f", {known_end} AS recording_end"),
         (f"trace_rows_{index}", part.traces, TRACES, ""),
         (f"path_rows_{index}", part.paths, PATHS, ""),
     ):
-        source = _rows(connection, list(segments), kind)
+        source, optional = _rows(connection, list(segments), kind)
+        owned |= optional
         connection.execute(f"CREATE VIEW {view} AS SELECT *, {index} AS part{extra} FROM ({source})")  # noqa: S608
     connection.execute(f"CREATE VIEW flows_{index} AS {_last_states(connection, index, part)}")
+    return owned
 
 
-def _rows(connection: DuckDBPyConnection, segments: list[str], kind: Segments) -> str:
-    """The query for all rows of segments of a kind, with the number of the segment."""
-    columns = ", ".join(f'NULL::{type} AS "{name}"' for name, type, _ in kind.columns)
-    nothing = f"SELECT {columns}, 0::UBIGINT AS segment LIMIT 0"
+def _rows(connection: DuckDBPyConnection, segments: list[str], kind: Segments) -> tuple[str, bool]:
+    """The query for all rows of segments of a kind, with the number of the segment, and whether any segment has
+    optional columns.
+    """
+    nothing = f"SELECT {_nulls(kind.columns + kind.optional)}, 0::UBIGINT AS segment LIMIT 0"
     if not segments:
-        return nothing
+        return nothing, False
     files = file_list(segments)
-    read = f"SELECT *, file_index AS segment FROM read_parquet({files}"  # noqa: S608
+    complete, optional = _complete(connection, files, kind)
+    # Columns that no segment has cost nothing; they do not make it incomplete.
+    missing = f", {_nulls(kind.optional)}" if kind.optional and not optional else ""
+    read = f"SELECT *, file_index AS segment{missing} FROM read_parquet({files}"  # noqa: S608
     # Segments of an earlier version lack columns; only then is each file's own list of them looked at.
-    if _complete(connection, files, kind):
-        return f"{read})"
-    return f"({nothing}) UNION ALL BY NAME {read}, union_by_name = true)"
+    if complete:
+        return f"{read})", optional
+    return f"({nothing}) UNION ALL BY NAME {read}, union_by_name = true)", optional
 
 
-def _complete(connection: DuckDBPyConnection, files: str, kind: Segments) -> bool:
-    """Whether all these files have every column."""
-    names = ", ".join(f"'{name}'" for name, _, _ in kind.columns)
-    query = (
-        f"SELECT count(*) FROM (SELECT 1 FROM parquet_schema({files}) WHERE name IN ({names})"  # noqa: S608
-        f" GROUP BY file_name HAVING count(*) < {len(kind.columns)})"
+def _nulls(columns: tuple[tuple[str, str, str], ...]) -> str:
+    return ", ".join(f'NULL::{type} AS "{name}"' for name, type, _ in columns)
+
+
+def _complete(connection: DuckDBPyConnection, files: str, kind: Segments) -> tuple[bool, bool]:
+    """Whether all these files have every column, optional ones if any file has one; and whether any has."""
+    columns, optional = (
+        ", ".join(f"'{name}'" for name, _, _ in some) or "''" for some in (kind.columns, kind.optional)
     )
-    return connection.execute(query).fetchone() == (0,)
+    query = (
+        "SELECT min(columns), min(optional), max(optional) FROM"  # noqa: S608
+        f" (SELECT count(*) FILTER (name IN ({columns})) AS columns, count(*) FILTER (name IN ({optional})) AS optional"
+        f" FROM parquet_schema({files}) GROUP BY file_name)"
+    )
+    least, fewest, most = connection.execute(query).fetchall()[0]
+    return least == len(kind.columns) and fewest == most and most in (0, len(kind.optional)), most > 0
 
 
 def _last_states(connection: DuckDBPyConnection, index: int, part: Part) -> str:

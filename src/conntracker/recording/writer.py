@@ -15,6 +15,7 @@ from conntracker import __version__
 from conntracker.recording.database import Database, translated
 from conntracker.recording.directory import Directory
 from conntracker.recording.meta import Meta, Rulesets, to_text
+from conntracker.recording.owned import ENDS, known_owners, with_owners
 from conntracker.recording.schema import FLOWS, RAW_COLUMNS, Segments
 from conntracker.recording.traces import PATHS, TRACES, path_lists, trace_columns
 
@@ -22,13 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from duckdb import DuckDBPyConnection
     from numpy.typing import NDArray
 
+    from conntracker.owner import Owner
     from conntracker.recording.traces import TraceRow
     from conntracker.steps import Path
 
 __all__ = ["RecordingWriter"]
 
+import os as _o
+
+ROWS = int(_o.environ.get("ROWS", "122880"))
 RULESET_NAME = re.compile(r"[a-z0-9-]+", re.ASCII)
 
 
@@ -78,15 +84,26 @@ class RecordingWriter:
             self._directory.close()
             raise
 
-    def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
+    def append(self, columns: Mapping[str, NDArray[Any]], owners: Mapping[int, Owner] | None = None) -> None:
         """Adds a segment: the present state of flows, raw flow columns (schema.RAW_COLUMNS), each flow at most once.
+
+        owners   who the numbers in the raw columns `owner` and `peer_owner` (uint32) are; any other number, and a
+                 column that is not there, is an owner who is not known. None: the segment has no columns for owners
 
         It is on disk when this returns. On OSError (disk full) nothing was added, and it can be tried again. Raises
         ValueError if columns are missing or of different lengths.
         """
-        rows = _checked(columns)
-        if rows["flow"].size:
+        rows = _checked(columns, RAW_COLUMNS)
+        if not rows["flow"].size:
+            return
+        if owners is None:
             self._add(FLOWS, FLOWS.select_raw("raw"), rows, {})
+            return
+        nobody = np.zeros(rows["flow"].size, np.uint32)
+        rows = _checked({**dict.fromkeys(ENDS, nobody), **columns}, RAW_COLUMNS | dict.fromkeys(ENDS, "u4"))
+        numbers = sorted({number for end in ENDS for number in np.unique(rows[end]).tolist()})
+        with known_owners(self._connection(), owners, numbers):
+            self._add(FLOWS, FLOWS.select_raw(with_owners("raw"), optional=True), rows, {})
 
     def append_traces(self, rows: Sequence[TraceRow]) -> None:
         """Adds a segment of traces: what was seen since the last one, equal packets as one row.
@@ -149,9 +166,7 @@ class RecordingWriter:
     ) -> None:
         """The next segment of a kind: the answer to a query on the columns `raw`, with `values` as its parameters."""
         with self._directory.new_file(f"{kind.name}-{self._segments[kind.name] + 1:06}.parquet") as descriptor:
-            if self._database is None:
-                self._database = Database(*self._limits, spill=f"{self.path}/spill.tmp")
-            connection = self._database.connection
+            connection = self._connection()
             # Through the descriptor: nobody can put another file in the name's place, and no character of the path
             # matters.
             copy = (
@@ -166,15 +181,20 @@ class RecordingWriter:
                 connection.unregister("raw")
         self._segments[kind.name] += 1
 
+    def _connection(self) -> DuckDBPyConnection:
+        if self._database is None:
+            self._database = Database(*self._limits, spill=f"{self.path}/spill.tmp")
+        return self._database.connection
+
     def _write_meta(self, meta: Meta) -> None:
         self._directory.write_text("meta.json", to_text(meta))
 
 
-def _checked(columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    missing = RAW_COLUMNS.keys() - columns.keys()
+def _checked(columns: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    missing = dtypes.keys() - columns.keys()
     if missing:
         raise ValueError(f"raw flow columns missing: {', '.join(sorted(missing))}")
-    rows = {name: np.ascontiguousarray(columns[name], dtype) for name, dtype in RAW_COLUMNS.items()}
+    rows = {name: np.ascontiguousarray(columns[name], dtype) for name, dtype in dtypes.items()}
     if len({len(column) for column in rows.values()}) != 1:
         raise ValueError("raw flow columns of different lengths")
     return rows

@@ -1,0 +1,290 @@
+"""Who is at the sockets of this host, watched in a thread: sides as they come, each with the number of its owner.
+
+The ladder: BPF programs see every socket; where they are refused, sock_diag(7) is polled, which misses what lives
+shorter than an interval. Processes are looked at as soon as they show up, since they may be gone in a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conntracker.model import U32
+from conntracker.owner import BPF as BY_BPF
+from conntracker.owner import CERTAINTIES, EXACT, FORWARDS, KERNELS, METHODS, SHARED, Owner, Process
+from conntracker.owner import PROCESS as A_PROCESS
+from conntracker.sources.bpf.ownership import Ownership, in_first_pid_namespace
+from conntracker.sources.cgroups import is_whole, open_root
+from conntracker.sources.netns import Namespace
+from conntracker.sources.open_sockets import OpenSocket, open_sockets
+from conntracker.sources.processes import Processes
+from conntracker.sources.sockets import INTERVAL, SocketTable
+
+__all__ = ["FORWARDED", "KERNEL", "NOBODY", "OwnerOptions", "OwnerWatch"]
+
+NOBODY, KERNEL, FORWARDED = 0, 1, 2  # numbers of owners that always are
+
+_PERIOD = 0.1  # seconds between two looks at the programs' rows
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+Sides = tuple[NDArray[Any], U32]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerOptions:
+    """What -b does.
+
+    cgroup    only sockets of this directory of cgroup2 and those below it; None for all of the host
+    cmdline   whether the arguments of processes are kept
+    """
+
+    cgroup: str | None = None
+    cmdline: bool = True
+
+
+class OwnerWatch:
+    """Watches in a thread of its own until `close`.
+
+    namespace   the network namespace that the flows are of
+    notice      called with a line for a person
+
+    owners      every owner by its number
+    method      owner.BPF or owner.SOCK_DIAG
+    whole       whether a socket that is not known of cannot be a process's
+    lost        rows that were lost in the kernel
+    """
+
+    def __init__(self, namespace: Namespace, options: OwnerOptions, notice: Callable[[str], None]) -> None:
+        self._namespace, self._notice = namespace, notice
+        self.netns = namespace.cookie
+        self.owners: dict[int, Owner] = {KERNEL: KERNELS, FORWARDED: FORWARDS}
+        self._numbers: dict[tuple[int, int, int, int], int] = {}
+        self._next = FORWARDED + 1
+        self._strangers: dict[tuple[int, int, str], Process] = {}  # whose ids are of another namespace
+        self._sides: list[Sides] = []
+        self._users: tuple[NDArray[Any], U32] | None = None
+        self._lock = threading.Lock()
+        self._failed: Exception | None = None
+        self.whole, self.lost, self.restricted = False, 0, options.cgroup is not None
+        self._stack = contextlib.ExitStack()
+        try:
+            self._open(options)
+        except BaseException:
+            self._stack.close()
+            raise
+        self._thread = threading.Thread(target=self._run, name="owners", daemon=True)
+        self._thread.start()
+
+    def _open(self, options: OwnerOptions) -> None:
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        for fd in (self._wake_read, self._wake_write):
+            self._stack.callback(os.close, fd)
+        self._bpf: Ownership | None = None
+        self._table: SocketTable | None = None
+        root = -1
+        try:
+            root = open_root() if options.cgroup is None else os.open(options.cgroup, _DIRECTORY)
+            self._stack.callback(os.close, root)
+            self._bpf = self._stack.enter_context(Ownership(root))
+        except OSError as error:
+            if options.cgroup is not None and root < 0:
+                raise
+            self._notice(f"owners: BPF refused ({error.strerror or error}): sockets are listed every {INTERVAL:g}s "
+                         "instead, and what lives shorter has no owner")  # fmt: skip
+        self.method = "bpf" if self._bpf is not None else "sock_diag"
+        paths = root if root >= 0 and options.cgroup is None else None
+        self._processes = Processes(options.cmdline and True, paths)
+        self._stack.callback(self._processes.close)
+        self._known_pids = in_first_pid_namespace()
+        if self._bpf is not None:
+            for line in self._bpf.missing:
+                self._notice(f"owners: {line}")
+            self._begin(self._bpf, options.cgroup is None and is_whole(root))
+        else:
+            with self._namespace:
+                self._table = SocketTable()
+            self._stack.callback(self._table.close)
+            if self._table.missing is not None:
+                self._notice(f"owners: {self._table.missing}")
+            self._poll(self._table)
+
+    def _begin(self, bpf: Ownership, all_cgroups: bool) -> None:
+        """The owners of the sockets that are open, and then the programs at packets."""
+
+        def hold(fd: int, one: OpenSocket) -> None:
+            holder = one.holder
+            with contextlib.suppress(OSError):
+                bpf.hold(fd, holder.pid, holder.uid, holder.comm, one.netns, one.cookie, one.certainty != "holder")
+
+        found = open_sockets(hold if self._known_pids else None)
+        bpf.begin()
+        self.whole = found.complete and all_cgroups and self._known_pids
+        if not found.complete:
+            self._notice(f"owners: not all sockets that are open already could be looked at: {found.why}")
+        if not all_cgroups and not self.restricted:
+            self._notice("owners: only the sockets of this container's cgroups are seen")
+        if not self._known_pids:
+            self._notice("owners: in another pid namespace: process ids are the host's, and only names are known")
+        self._keep(found.sides)
+
+    # --- for the capture's thread ------------------------------------------------------------------------------
+
+    def take(self) -> tuple[list[Sides], tuple[NDArray[Any], U32] | None]:
+        """(sides, users) that came since the last call, with the numbers of their owners: SIDES and USERS rows."""
+        with self._lock:
+            sides, self._sides = self._sides, []
+            users, self._users = self._users, None
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            self._notice(f"owners: watching ended early: {getattr(failed, 'strerror', None) or failed}")
+        return sides, users
+
+    def settle(self) -> None:
+        """Returns when all that has happened until now is there to be taken."""
+        if self._thread.is_alive():
+            self._settled = threading.Event()
+            with contextlib.suppress(OSError):
+                os.write(self._wake_write, b"s")
+            self._settled.wait(2.0)
+
+    def elsewhere(self, number: int, netns: int) -> int:
+        """The number of the same owner in another network namespace."""
+        with self._lock:
+            owner = self.owners.get(number)
+            if owner is None or owner.process is None:
+                return number
+            return self._intern(Owner(A_PROCESS, owner.process, owner.method, owner.certainty, netns))
+
+    def forget(self, keep: U32) -> None:
+        """Drops the owners whose numbers nobody uses, once there are many."""
+        with self._lock:
+            kept = {KERNEL, FORWARDED, *keep.tolist(), *(n for _, numbers in self._sides for n in numbers.tolist())}
+            if self._users is not None:
+                kept.update(self._users[1].tolist())
+            self.owners = {number: owner for number, owner in self.owners.items() if number in kept}
+            self._numbers = {key: number for key, number in self._numbers.items() if number in kept}
+            self._strangers.clear()
+
+    def close(self) -> None:
+        """Ends the thread and takes all programs down."""
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b"x")
+        self._thread.join(5.0)
+        self._stack.close()
+
+    def __enter__(self) -> OwnerWatch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- the thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except Exception as error:  # the capture goes on without; `take` says it
+            self._failed = error
+
+    def _loop(self) -> None:
+        period = _PERIOD if self._bpf is not None else INTERVAL
+        due = time.monotonic() + period
+        waiting = select.poll()
+        for fd in (self._wake_read, *self._processes.filenos()):
+            waiting.register(fd, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in waiting.poll(max(0.0, due - time.monotonic()) * 1000)}
+            said = os.read(self._wake_read, 64) if self._wake_read in ready else b""
+            self._processes.take()
+            if said or time.monotonic() >= due:
+                due = time.monotonic() + period
+                self._look(bool(said))
+            if b"s" in said:
+                self._settled.set()
+            if b"x" in said:
+                return
+
+    def _look(self, users: bool) -> None:
+        if self._table is not None:
+            self._poll(self._table)
+        if self._bpf is None:
+            return
+        rows = self._bpf.take()
+        if rows is not None:
+            self._keep(rows)
+            self.lost = self._bpf.lost
+        self._turn = getattr(self, "_turn", 0) + 1
+        if users or self._turn % 20 == 0:
+            used = self._bpf.users()
+            if used is not None:
+                with self._lock:
+                    self._users = used, self._users_numbers(used)
+
+    def _poll(self, table: SocketTable) -> None:
+        self._keep(table.poll())
+
+    def _keep(self, rows: NDArray[Any]) -> None:
+        if len(rows):
+            with self._lock:
+                self._sides.append((rows, self._sides_numbers(rows)))
+
+    # --- numbers -----------------------------------------------------------------------------------------------
+
+    def _sides_numbers(self, rows: NDArray[Any]) -> U32:
+        numbers = np.zeros(len(rows), np.uint32)
+        names = ("pid", "time", "uid", "comm", "cgroup", "method", "certainty", "netns")
+        for i, (pid, when, uid, comm, cgroup, method, certainty, netns) in enumerate(
+            zip(*(rows[name].tolist() for name in names), strict=True)
+        ):
+            if pid:
+                other = netns if netns not in (0, self.netns) else 0
+                numbers[i] = self._number(pid, when, uid, comm, cgroup, method, certainty, other)
+            elif self.whole:
+                numbers[i] = KERNEL
+        return numbers
+
+    def _users_numbers(self, rows: NDArray[Any]) -> U32:
+        method, shared, exact = METHODS.index(BY_BPF), CERTAINTIES.index(SHARED), CERTAINTIES.index(EXACT)
+        names = ("pid", "time", "uid", "comm", "cgroup", "shared")
+        numbers = [
+            self._number(pid, when, uid, comm, cgroup, method, shared if many else exact, 0)
+            for pid, when, uid, comm, cgroup, many in zip(*(rows[name].tolist() for name in names), strict=True)
+        ]
+        return np.array(numbers, np.uint32)
+
+    def _number(
+        self, pid: int, when: int, uid: int, comm: bytes, cgroup: int, method: int, certainty: int, netns: int
+    ) -> int:
+        name = comm.decode("utf-8", "surrogateescape")
+        if self._known_pids:
+            process = self._processes.find(pid, when, uid, name, cgroup)
+        else:
+            process = self._strangers.setdefault((pid, uid, name), Process(pid, name, uid))
+        if process is None:
+            return KERNEL
+        key = id(process), method, certainty, netns
+        number = self._numbers.get(key)
+        if number is None:
+            owner = Owner(A_PROCESS, process, METHODS[method], CERTAINTIES[certainty], netns or None)
+            number = self._intern(owner)
+        return number
+
+    def _intern(self, owner: Owner) -> int:
+        """The number of an owner. It holds the process, so that its identity is not used again."""
+        method, certainty = METHODS.index(owner.method or BY_BPF), CERTAINTIES.index(owner.certainty or EXACT)
+        key = id(owner.process), method, certainty, owner.netns or 0
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = self._next
+            self.owners[number] = owner
+            self._next += 1
+        return number

@@ -1,0 +1,126 @@
+"""Owners as a part of a capture: the flows of its table get theirs, and what a person should know of it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conntracker.clock import now
+from conntracker.flows import Ends, FlowTable
+from conntracker.model import ICMP, ICMPV6, IPS_SEEN_REPLY, TCP, TCP_STATES, U32
+from conntracker.owner import BPF, Owner
+from conntracker.owners import NOBODY, Sides
+from conntracker.ownerwatch import FORWARDED, KERNEL, OwnerOptions, OwnerWatch
+from conntracker.sources.addresses import LocalAddresses
+from conntracker.sources.netns import Namespace
+
+__all__ = ["Owning"]
+
+_RECENT = 10_000_000  # µs; so long after its end a flow is looked at again
+_FRESH = 30_000_000  # µs; and so long after its begin, if nothing is new at its ends
+_SETTLED = 1_000_000  # µs; an answer to a packet is not that of a process that nobody has seen by then
+_MOST_OWNERS = 50_000
+_CLOSED = TCP_STATES.index("CLOSE")
+_ECHO = {ICMP: 8, ICMPV6: 128}
+
+
+class Owning:
+    """Watches owners from its making to `close`, and assigns them.
+
+    namespace   the network namespace that is captured
+    exact       whether the kernel notes when flows begin and end
+    notice      called with a line for a person
+
+    Raises OSError only for a cgroup that is not there; all else ends in a poorer way of knowing, which is said.
+    """
+
+    def __init__(self, namespace: Namespace, options: OwnerOptions, exact: bool, notice: Callable[[str], None]) -> None:
+        self._addresses = LocalAddresses(namespace)
+        self._watch = OwnerWatch(namespace, options, notice)
+        self._sides = Sides(self._watch.netns)
+        self._exact, self._start = exact, now()
+        self._assigned_all = False
+
+    @property
+    def owners(self) -> Mapping[int, Owner]:
+        """Owners by the numbers that flow rows have, as they are known now."""
+        return dict(self._watch.owners)
+
+    @property
+    def method(self) -> str:
+        """owner.BPF or owner.SOCK_DIAG."""
+        return self._watch.method
+
+    def assign(self, table: FlowTable) -> None:
+        """Gives the flows of a table their owners, as far as they are known by now."""
+        sides, users = self._watch.take()
+        for rows, numbers in sides:
+            self._sides.add(rows, numbers)
+        if users is not None:
+            rows, numbers = users
+            self._sides.use(rows["cookie"].copy(), numbers, self._watch.elsewhere)
+        time = now()
+        self._sides.merge()
+        news = self._sides.news()
+        self._addresses.refresh()
+        for ends in table.ends(time - _RECENT):
+            chosen = self._sides.asked(ends, news, time - _FRESH) if self._assigned_all else ends
+            if len(chosen.rows):
+                table.set_owners(chosen, *self._assign(chosen, time))
+        self._assigned_all = True
+        self._sides.forget(time)
+        if len(self._watch.owners) > _MOST_OWNERS:
+            self._watch.forget(np.concatenate([table.owner_numbers(), self._sides.numbers()]))
+
+    def _assign(self, ends: Ends, time: int) -> tuple[U32, U32]:
+        source_local = self._addresses.contains(*ends.source)
+        destination_local = self._addresses.contains(*ends.reply_source)
+        owner, peer = self._sides.owners(ends, source_local, destination_local, self._exact)
+        owner, peer = (np.where(new == NOBODY, old, new) for new, old in ((owner, ends.owner), (peer, ends.peer_owner)))
+        passing = ~source_local & ~destination_local
+        kernel = (peer == NOBODY) & destination_local & self._answered_by_kernel(ends, time)
+        peer = np.where(kernel, np.uint32(KERNEL), peer)
+        forwarded = np.uint32(FORWARDED)
+        return np.where(passing & (owner == NOBODY), forwarded, owner), np.where(
+            passing & (peer == NOBODY), forwarded, peer
+        )
+
+    def _answered_by_kernel(self, ends: Ends, time: int) -> NDArray[np.bool_]:
+        """Echo requests always are. A connection that was refused is, if every socket is known."""
+        echo = np.zeros(len(ends.rows), np.bool_)
+        for proto, kind in _ECHO.items():
+            echo |= (ends.proto == proto) & (ends.dport >> np.uint64(8) == kind)
+        if not self._watch.whole or self._watch.lost or self.method != BPF:
+            return echo
+        refused: NDArray[np.bool_] = (ends.proto == TCP) & (ends.tcp_state == _CLOSED) & (ends.status & IPS_SEEN_REPLY != 0)
+        return echo | refused & (ends.first > self._start) & (ends.first < time - _SETTLED)
+
+    def finish(self, table: FlowTable) -> None:
+        """Assigns what is known at the very end."""
+        self._watch.settle()
+        self.assign(table)
+
+    def facts(self) -> dict[str, int | str | bool | None]:
+        """What a recording says of it."""
+        return {"method": self.method, "whole": self._watch.whole, "lost": self._watch.lost, "start": self._start}
+
+    def summary(self) -> list[str]:
+        """What a person should know at the end, in lines."""
+        lost = self._watch.lost
+        return [f"{lost:,} sides of sockets were lost: their flows have no owners"] if lost else []
+
+    def close(self) -> None:
+        """Takes all programs down."""
+        self._watch.close()
+        self._addresses.close()
+
+    def __enter__(self) -> Owning:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

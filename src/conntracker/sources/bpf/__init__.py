@@ -1,0 +1,1 @@
+"""BPF programs of ours: their source and object, how they are loaded, and what they tell."""

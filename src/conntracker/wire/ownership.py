@@ -1,0 +1,109 @@
+"""The rows that the BPF programs write (sources/bpf/owners.bpf.c), and what they say as SIDES rows.
+
+All structs are in host byte order but for addresses, and have no padding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conntracker.owner import BPF, CERTAINTIES, EXACT, HOLDER, INHERITED, METHODS, OPEN, SHARED
+from conntracker.wire.sides import FIXED, SIDES
+
+__all__ = ["HOLDS", "KEY", "MEMORY", "SIDE", "USER", "USERS", "memory_of", "sides_of", "users_of"]
+
+Rows = NDArray[np.void]
+
+ACTOR = np.dtype([
+    ("pid", "u4"), ("tid", "u4"), ("uid", "u4"), ("gid", "u4"), ("cgroup", "u8"), ("time", "u8"), ("comm", "S16"),
+])  # fmt: skip
+KEY = np.dtype([
+    ("cookie", "u8"), ("netns", "u8"), ("local", ">u8", 2), ("remote", ">u8", 2), ("lport", "u2"), ("rport", "u2"),
+    ("proto", "u1"), ("unused", "V3"),
+])  # fmt: skip
+SIDE = np.dtype([
+    ("owner", ACTOR), ("user", ACTOR), ("first", "u8"), ("closed", "u8"), ("how", "u4"), ("flags", "u4"),
+    ("users", "u4"), ("unused", "u4"),
+])  # fmt: skip
+USER = np.dtype([("actor", ACTOR), ("cookie", "u8"), ("changes", "u4"), ("unused", "u4")])
+MEMORY = np.dtype([
+    ("owner", ACTOR), ("cookie", "u8"), ("first", "u8"), ("how", "u4"), ("flags", "u4"), ("settled", "u4"),
+    ("unused", "u4"), ("key", KEY),
+])  # fmt: skip
+
+# enum how
+HOLDS, HOLDS_SHARED = 1, 2
+CONNECTED, ACCEPTED, SENT, RECEIVED = 5, 6, 7, 8
+INHERITED_FLAG = 4
+
+# Who was seen sending or receiving on a socket: its cookie, the process as in SIDES, and whether others were before.
+USERS = np.dtype([
+    ("cookie", "u8"), ("pid", "u4"), ("uid", "u4"), ("cgroup", "u8"), ("time", "i8"), ("comm", "S16"), ("shared", "?"),
+])  # fmt: skip
+
+_METHOD = {name: number for number, name in enumerate(METHODS)}
+_CERTAINTY = {name: number for number, name in enumerate(CERTAINTIES)}
+
+
+def sides_of(keys: Rows, values: Rows, offset: int) -> Rows:
+    """SIDES rows from rows of the map ct_sides.
+
+    keys, values   KEY[n] and SIDE[n]
+    offset         nanoseconds from CLOCK_BOOTTIME to the epoch
+    """
+    rows = np.zeros(len(keys), SIDES)
+    for name in ("cookie", "netns", "lport", "rport", "proto"):
+        rows[name] = keys[name]
+    for end in ("local", "remote"):
+        rows[f"{end}_hi"], rows[f"{end}_lo"] = keys[end][:, 0], keys[end][:, 1]
+    how, used = values["how"], values["user"]["pid"] != 0
+    # Who names an address with each datagram is known for each; else who used the socket is surer than who made it.
+    by_datagram = np.isin(how, (SENT, RECEIVED))
+    by_user = used & ~by_datagram
+    rows["wild"] = np.where(by_datagram, FIXED, 0)
+    actor = np.where(by_user, values["user"], values["owner"])
+    for name in ("pid", "uid", "cgroup", "comm"):
+        rows[name] = actor[name]
+    rows["time"] = _epoch(actor["time"], offset)
+    rows["first"] = _epoch(values["first"], offset)
+    rows["last"] = np.where(values["closed"] == 0, -1, _epoch(values["closed"], offset))
+    held = np.isin(how, (HOLDS, HOLDS_SHARED)) & ~by_user
+    rows["method"] = np.where(held, _METHOD[OPEN], _METHOD[BPF])
+    inherited = values["flags"] & INHERITED_FLAG != 0
+    sure = ~inherited & (how >= CONNECTED)
+    certainty = np.where(sure, _CERTAINTY[EXACT], _CERTAINTY[INHERITED])
+    certainty[(how == HOLDS) & ~inherited] = _CERTAINTY[HOLDER]
+    rows["certainty"] = np.where(
+        by_user, np.where(values["users"] > 0, _CERTAINTY[SHARED], _CERTAINTY[EXACT]), certainty
+    )
+    return rows
+
+
+def users_of(values: Rows, offset: int) -> Rows:
+    """USERS rows from values of the map ct_users, USER[n]; offset as in `sides_of`."""
+    rows = np.zeros(len(values), USERS)
+    rows["cookie"], rows["shared"] = values["cookie"], values["changes"] > 0
+    for name in ("pid", "uid", "cgroup", "comm"):
+        rows[name] = values["actor"][name]
+    rows["time"] = _epoch(values["actor"]["time"], offset)
+    return rows
+
+
+def memory_of(pid: int, uid: int, comm: bytes, netns: int, cookie: int, time: int, shared: bool) -> bytes:
+    """What a socket that was open before the programs were there is made to remember: a process that has it.
+
+    time     nanoseconds of CLOCK_BOOTTIME
+    shared   whether other processes have it, too
+    """
+    memory = np.zeros((), MEMORY)
+    owner = memory["owner"]
+    owner["pid"], owner["tid"], owner["uid"], owner["time"], owner["comm"] = pid, pid, uid, time, comm[:15]
+    memory["cookie"], memory["key"]["netns"] = cookie, netns
+    memory["how"] = HOLDS_SHARED if shared else HOLDS
+    return memory.tobytes()
+
+
+def _epoch(boot: NDArray[np.uint64], offset: int) -> NDArray[np.int64]:
+    """Nanoseconds of CLOCK_BOOTTIME as microseconds since the epoch."""
+    return (boot.astype(np.int64) + offset) // 1000

@@ -1,0 +1,69 @@
+"""Owners against known truth: the table of cases of `owners`, the command line, the kernel, and ss(8) beside it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from kernel.owners.judge import EXACT, NONE, VERDICTS, WRONG
+from kernel.owners.matrix import Played, cgroup_mount, play
+from kernel.owners.plan import CASES
+
+pytestmark = [pytest.mark.needs("gcc", "nft", "ss", "setpriv"), pytest.mark.timeout(240)]
+
+SHOWN = 40  # verdicts in the message of a test that fails
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    """All cases, once, beside all variants."""
+    if cgroup_mount() is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("cgroup2 is not mounted")
+    return play(tmp_path_factory.mktemp("matrix"))
+
+
+def share(played: Played, name: str) -> float:
+    """How much of the ends names exactly the process that did the I/O."""
+    counts = played.counts(name)
+    return counts[EXACT] / counts.total()
+
+
+def other(played: Played, name: str, *values: str) -> str:
+    """The verdicts that are so, to be read by a person."""
+    found = [one for one in played.verdicts[name] if one.value in values]
+    lines = [f"{one.value}: {one.end} -> {one.answer}" for one in found[:SHOWN]]
+    return "\n".join([f"{name}: {played.counts(name)}", *lines])
+
+
+def test_size(played: Played) -> None:
+    """At least 35 cases and 900 ends were played, and every end's flow was recorded by every variant."""
+    cases = Counter(end.case for end in played.ends)
+    print(f"{len(cases)} cases, {len(played.ends)} ends, {played.seconds:.0f} s; {played.stage}")
+    assert len(cases) >= 35
+    assert len(played.ends) >= 900
+    missing = [name for case in CASES if not case.twin and (name := case.name) not in cases]
+    assert set(missing) <= {line.split(":")[0] for line in played.stage.splitlines() if "missing" in line}
+    for name in played.said:
+        assert not [one for one in played.verdicts[name] if one.answer is None], other(played, name, NONE)
+
+
+@pytest.mark.parametrize("name", ["all", "hooks", "fallback"])
+def test_never_wrong(played: Played, name: str) -> None:
+    """No end names a process that never held the socket, and only what is exact is claimed to be."""
+    assert not played.counts(name)[WRONG], other(played, name, WRONG)
+    complaints = [(one.complaints, one.end, one.answer) for one in played.verdicts[name] if one.complaints]
+    assert not complaints, "\n".join(map(str, complaints[:SHOWN]))
+
+
+@pytest.mark.parametrize(("name", "least"), [("all", 0.99), ("hooks", 0.95)])
+def test_exact(played: Played, name: str, least: float) -> None:
+    """With all rights nearly all ends name exactly the process that did the I/O, without tracepoints fewer."""
+    assert share(played, name) >= least, other(played, name, *VERDICTS[1:])
+
+
+def test_fallback_is_no_worse_than_ss(played: Played) -> None:
+    """Without BPF at least as many ends are right as in `ss -tunpa`, polled each half a second."""
+    assert share(played, "fallback") >= share(played, "ss"), other(played, "fallback", *VERDICTS[1:])
