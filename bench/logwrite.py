@@ -1,6 +1,7 @@
 """A log of 1,000,000 lines: sorted and written by conntracker, beside qsort() and fprintf() in C.
 
-Both are whole processes, from their start to their end; they read the same flows and write the same file, byte by byte.
+All are whole processes, from their start to their end; they read the same flows, and the first two write the same file,
+byte by byte. The third writes the owners of flows, too.
 """
 
 from __future__ import annotations
@@ -16,23 +17,33 @@ from pathlib import Path
 import common
 
 LINES = 1_000_000
-SIDES = ("conntracker", "C")
+SIDES = ("conntracker", "C", "with owners")
+OWNERS = 1000
 
 WRITE = """
 import os, sys
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as conntracker.cli.main does
 import numpy as np
 from conntracker.formats.log import write_log
+from conntracker.owner import EXACT, INHERITED, PROCESS, Owner, Process
 
 flows = np.fromfile(sys.argv[1], [("src", "u4"), ("dst", "u4"), ("sport", "u2"), ("dport", "u2")])
+
+owners = {
+    number: Owner(PROCESS, Process(1000 + number, f"program-{number}", 33, user="www-data"), None, certainty)
+    for number, certainty in enumerate([EXACT, INHERITED] * (int(sys.argv[3]) // 2), 1)
+}
 
 def directions(family, proto):
     rows = flows if (family, proto) == (4, 6) else flows[:0]
     addresses = rows["src"].astype(np.uint64) << np.uint64(32) | rows["dst"]
-    return (addresses,), rows["sport"].astype(np.uint32) << np.uint32(16) | rows["dport"]
+    ports = rows["sport"].astype(np.uint32) << np.uint32(16) | rows["dport"]
+    if not owners:
+        return (addresses,), ports
+    return (addresses,), ports, rows["sport"].astype(np.uint32) % np.uint32(len(owners) + 1)
 
 with open(sys.argv[2], "wb") as out:
-    write_log(out, directions)
+    write_log(out, directions, None, owners or None)
 """
 
 
@@ -60,8 +71,9 @@ def measure(side: str, directory: Path, lines: int) -> common.Usage:
     """One log, into a file of its own."""
     flows, out = directory / "flows", directory / side
     out.unlink(missing_ok=True)  # freeing the last round's pages is no part of this one
-    if side == "conntracker":
-        return common.measured(common.python("-c", WRITE, str(flows), str(out)))
+    if side != "C":
+        owners = OWNERS if side == "with owners" else 0
+        return common.measured(common.python("-c", WRITE, str(flows), str(out), str(owners)))
     with out.open("wb") as file:
         argv = [common.build("logwriter"), str(flows), str(lines)]
         return common.measured(argv, stdout=file, stderr=subprocess.DEVNULL)
@@ -88,12 +100,13 @@ def main() -> int:
         ("", "seconds", "CPU seconds", "peak MB"),
         [(side, wall[side], common.median(usage.cpu for usage in results[side]), peak[side]) for side in SIDES],
     )
-    ours, theirs = SIDES
+    ours, theirs, owned = SIDES
     return common.judge(
         [
             common.Claim("logs that differ", int(not same), 0),
             common.Claim("time of a log beside qsort and fprintf", wall[ours] / wall[theirs], 0.7),
-            common.Claim("peak memory", peak[ours], 250, "MB"),
+            common.Claim(f"time with {OWNERS:,} owners beside without", wall[owned] / wall[ours], 2),
+            common.Claim("peak memory", max(peak[ours], peak[owned]), 250, "MB"),
         ]
     )
 

@@ -2,7 +2,7 @@
 
 All cases of the table in tests/kernel/owners/plan.py, or those named, are played once, captured at the same time with
 all rights, by cgroup hooks alone (no CAP_PERFMON), and by sock_diag (no CAP_BPF), while `ss -Htunwpa` is polled each half
-a second. Counted are ends of flows that name exactly the process that did the I/O; `held` names another one that had
+half a second. Counted are ends of flows that name exactly the process that did the I/O; `held` names another one that had
 the socket, `wrong` one that never had it.
 """
 
@@ -70,7 +70,7 @@ def verdicts(played: Played) -> None:
 
 def judge(played: Played) -> int:
     """The claims."""
-    share = {name: played.counts(name)[EXACT] / len(played.ends) for name in played.verdicts}
+    share = {name: played.share(name) for name in played.verdicts}
     claims = [
         common.Claim(f"{name}: ends without their process, percent", 100 * (1 - share[name]), 100 * (1 - least))
         for name, least in LEAST.items()

@@ -65,6 +65,11 @@ test_packages() {
         ping=iputils-ping tcpdump=tcpdump sysctl=procps
 }
 
+# Debian 12 and Ubuntu have clang-14; where a distribution has only others, apt-get says that there is none.
+bpf_packages() {
+    packages clang-14=clang-14 "file:/usr/include/linux/bpf.h=linux-libc-dev"
+}
+
 # What an environment depends on: pins, metadata, interpreter and place. It is made anew when this changes.
 fingerprint() {
     {

@@ -11,10 +11,12 @@ ROOT = Path(conntracker.__file__).parent
 
 # Each layer may import from those before it, and from itself.
 LAYERS = (
-    {"model", "clock", "steps", "tracetable", "traceonly"},
+    {"model", "clock", "steps", "owner", "tracetable", "traceonly"},
     {"wire", "rules", "sorting", "index"},
     {"sources", "assembly"},
     {"filters", "flows", "traces"},
+    {"owners", "ownerwatch"},
+    {"owning"},
     {"recording"},
     {"answers", "restore"},
     {"formats"},

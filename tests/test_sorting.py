@@ -46,7 +46,7 @@ def test_what_equal_rows_had_is_gathered(words: int, data: st.DataObject) -> Non
         expected.setdefault(row, {}).update({"-abcd"[place]: None} if place else {})
     addresses = tuple(np.array([row[i] for row, _ in rows], np.uint64) for i in range(words))
     ports, places = (np.array(values, np.uint32) for values in ([r[-1] for r, _ in rows], [p for _, p in rows]))
-    out, ports, gathered, sets = sort_gathered(addresses, ports, places, np.array([None, *"abcd"], object))
+    out, ports, gathered, sets = sort_gathered(addresses, ports, places, [None, *"abcd"])
     found = zip(zip(*(c.tolist() for c in out), ports.tolist(), strict=True), sets[gathered], strict=True)
     assert [(row, list(values)) for row, values in found] == [(row, list(expected[row])) for row in sorted(expected)]
     assert (sets[0], len(set(sets))) == ((), len(sets))
@@ -59,7 +59,7 @@ def test_many_equal_rows_keep_their_order(spread: int) -> None:
     half = rng.integers(0, spread, 100_000, np.uint64, endpoint=True)
     word, ports = np.concatenate([half, half[::-1]]), np.zeros(200_000, np.uint32)
     places = np.arange(1, 200_001, dtype=np.uint32)
-    (out,), _, gathered, sets = sort_gathered((word,), ports, places, np.arange(200_001).astype(object))
+    (out,), _, gathered, sets = sort_gathered((word,), ports, places, range(200_001))
     assert (out == np.unique(half)).all()
     assert all(list(values) == sorted(values) for values in sets[gathered])
     assert sum(map(len, sets[gathered])) == 200_000

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
     from conntracker.model import U64, Batch
 
-__all__ = ["PORT_PROTOCOLS", "Filter"]
+__all__ = ["PORT_PROTOCOLS", "Filter", "quoted"]
 
 # Protocols whose tuples have ports, by IANA number: TCP, UDP, DCCP, GRE (its keys), SCTP, UDP-Lite.
 PORT_PROTOCOLS = (6, 17, 33, 47, 132, 136)
+
+# Container ids are 64 hexadecimal digits, or the first 12 of them.
+_IS_ID = "regexp_full_match({}, '[0-9a-f]{{12,}}')"
 
 LOW_32, LOW_64 = 2**32 - 1, 2**64 - 1
 
@@ -55,6 +58,7 @@ class Filter:
     src, dst       intervals of addresses, on either side of NAT
     port           intervals of ports, any of the four of a flow
     sport, dport   intervals of ports, on either side of NAT
+    process, user, unit, container   of an owner, who meets all of them, at either end
     """
 
     protocols: tuple[int, ...] = ()
@@ -63,6 +67,10 @@ class Filter:
     port: tuple[Ports, ...] = ()
     sport: tuple[Ports, ...] = ()
     dport: tuple[Ports, ...] = ()
+    process: tuple[str, ...] = ()
+    user: tuple[str, ...] = ()
+    unit: tuple[str, ...] = ()
+    container: tuple[str, ...] = ()
 
     @classmethod
     def parse(
@@ -73,11 +81,16 @@ class Filter:
         port: str | None = None,
         sport: str | None = None,
         dport: str | None = None,
+        process: str | None = None,
+        user: str | None = None,
+        unit: str | None = None,
+        container: str | None = None,
     ) -> Filter:
         """The filter that the options of the command line say: comma-separated lists.
 
         Addresses may be prefixes (10.0.0.0/8) and ranges (10.0.0.1-10.0.0.9), ports ranges (8000-8100), protocols
-        names or numbers. Raises ValueError naming the option and the bad part.
+        names or numbers; processes names, pids or paths, users names or numbers. Raises ValueError naming the option
+        and the bad part.
         """
         return cls(
             tuple(sorted({_protocol("--proto", part) for part in _parts("--proto", proto)})),
@@ -86,10 +99,19 @@ class Filter:
             _intervals("--port", port, _ports),
             _intervals("--sport", sport, _ports),
             _intervals("--dport", dport, _ports),
+            _texts("--process", process),
+            _texts("--user", user),
+            _texts("--unit", unit),
+            _texts("--container", container),
         )
 
     def __bool__(self) -> bool:
-        return bool(self.protocols or self.src or self.dst or self.port or self.sport or self.dport)
+        return self.owned or bool(self.protocols or self.src or self.dst or self.port or self.sport or self.dport)
+
+    @property
+    def owned(self) -> bool:
+        """Whether there are conditions on owners, which only sql() has: what the kernel tells of flows has no owners."""
+        return bool(self.process or self.user or self.unit or self.container)
 
     def mask(self, batch: Batch) -> NDArray[np.bool_] | None:
         """The rows of a batch that are wanted, bool[n]; None means all of them."""
@@ -133,7 +155,7 @@ class Filter:
         return wanted
 
     def sql(self) -> str:
-        """The same as a condition on the columns of a recording, made of numbers and known names only."""
+        """The same as a condition on the columns of a recording, made of numbers, known names and quoted texts only."""
         conditions = []
         if self.protocols:
             names = ", ".join(f"'{protocol_name(number)}'" for number in self.protocols)
@@ -148,7 +170,17 @@ class Filter:
             conditions.append(_ports_sql(("sport", "reply_dport"), self.sport))
         if self.dport:
             conditions.append(_ports_sql(("dport", "reply_sport"), self.dport))
+        if self.owned:
+            conditions.append(_any(self._owner_sql(end) for end in ("owner", "peer_owner")))
         return " AND ".join(conditions) or "true"
+
+    def _owner_sql(self, end: str) -> str:
+        """That the owner of one end meets all conditions on owners."""
+        wanted = (
+            (_process_sql, self.process), (_user_sql, self.user), (_unit_sql, self.unit),
+            (_container_sql, self.container),
+        )  # fmt: skip
+        return " AND ".join(_any(sql(end, text) for text in texts) for sql, texts in wanted if texts)
 
 
 def _parts(option: str, text: str | None) -> list[str]:
@@ -158,6 +190,13 @@ def _parts(option: str, text: str | None) -> list[str]:
     if not all(parts):
         raise ValueError(f"{option}: a part of {text!r} is empty")
     return parts
+
+
+def _texts(option: str, text: str | None) -> tuple[str, ...]:
+    parts = _parts(option, text)
+    if any("\0" in part for part in parts):
+        raise ValueError(f"{option}: {text!r} has a NUL in it")
+    return tuple(sorted(set(parts)))
 
 
 def _intervals(option: str, text: str | None, parse: Callable[[str, str], T]) -> tuple[T, ...]:
@@ -274,3 +313,40 @@ def _ports_sql(columns: Iterable[str], intervals: tuple[Ports, ...]) -> str:
 
 def _any(conditions: Iterable[str]) -> str:
     return "(" + " OR ".join(conditions) + ")"
+
+
+def quoted(text: str) -> str:
+    """A text as an SQL literal. Bytes that are no text are '?' there, as in recordings."""
+    return "'" + text.encode(errors="replace").decode().replace("'", "''") + "'"
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 10
+
+
+def _process_sql(end: str, text: str) -> str:
+    """A pid, a path, '(kernel)' or '(forwarded)' as they are shown, or a name: of the thread or of the program."""
+    if _is_number(text):
+        return f"{end}_pid = {int(text)}"
+    if "/" in text:
+        return f"{end}_exe = {quoted(text)}"
+    if text.startswith("(") and text.endswith(")"):
+        return f"({end}_kind = {quoted(text[1:-1])} OR {end}_comm = {quoted(text)})"
+    return f"({end}_comm = {quoted(text)} OR ends_with({end}_exe, {quoted('/' + text)}))"
+
+
+def _user_sql(end: str, text: str) -> str:
+    return f"{end}_uid = {int(text)}" if _is_number(text) else f"{end}_user = {quoted(text)}"
+
+
+def _unit_sql(end: str, text: str) -> str:
+    """A unit; without a suffix a service, as systemctl(1) takes it."""
+    return f"{end}_unit = {quoted(text if '.' in text else text + '.service')}"
+
+
+def _container_sql(end: str, text: str) -> str:
+    """A name or an id, or the first digits of an id."""
+    condition = f"{end}_container = {quoted(text)}"
+    if set(text) <= set("0123456789abcdef"):
+        condition += f" OR starts_with({end}_container, {quoted(text)}) AND {_IS_ID.format(f'{end}_container')}"
+    return f"({condition})"

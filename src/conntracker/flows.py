@@ -44,8 +44,9 @@ class Ends:
 
     source, destination, reply_source, reply_destination   addresses as two words, IPv4 as ::ffff:a.b.c.d
     sport, dport, reply_sport, reply_dport   uint64; for ICMP the echo id, and type << 8 | code
-    first, last     from when to when a flow was there, in microseconds since the epoch; last is in the future while it
-                    is alive
+    first, last     from when to when a flow was there, in microseconds since the epoch; first is 0 if it was there
+                    before anybody looked, last in the future while it is alive
+    seen            when it was seen first
     serial          in which order they were made
     translated      whether NAT changed anything
     rows            which rows of the table they are
@@ -64,6 +65,7 @@ class Ends:
     reply_dport: U64
     first: NDArray[np.int64]
     last: NDArray[np.int64]
+    seen: NDArray[np.int64]
     serial: U64
     translated: NDArray[np.bool_]
     status: U32
@@ -81,7 +83,8 @@ class Ends:
         return Ends(
             self.version, self.proto[which], pair(self.source), pair(self.destination), pair(self.reply_source),
             pair(self.reply_destination), self.sport[which], self.dport[which], self.reply_sport[which],
-            self.reply_dport[which], self.first[which], self.last[which], self.serial[which], self.translated[which],
+            self.reply_dport[which], self.first[which], self.last[which], self.seen[which], self.serial[which],
+            self.translated[which],
             self.status[which], self.tcp_state[which], self.rows[which], self.owner[which], self.peer_owner[which],
         )  # fmt: skip
 
@@ -429,13 +432,13 @@ class _Family:
             halves = [(a, b | mapped, c, d | mapped) for a, b, c, d in halves]
         (a, b, c, d), (e, f, g, h) = halves
         ports, reply_ports, low = self.ports[rows], self.reply_ports[rows], np.uint64(0xFFFF)
-        begun = self.start[rows]
         return Ends(
             self.version, (ports >> np.uint64(8)).astype(np.uint8), (a, b), (c, d), (e, f), (g, h),
             ports >> np.uint64(48), ports >> np.uint64(32) & low,
             reply_ports >> np.uint64(48), reply_ports >> np.uint64(32) & low,
-            np.where(begun < 0, self.first[rows], begun),
+            self.start[rows].clip(0),
             np.where(self.bits[rows] & _ENDED == 0, 1 << 62, self.end[rows]),
+            self.first[rows],
             self.serial[rows],
             (a != g) | (b != h) | (c != e) | (d != f) | (ports >> np.uint64(48) != reply_ports >> np.uint64(32) & low)
             | (ports >> np.uint64(32) & low != reply_ports >> np.uint64(48)),

@@ -69,7 +69,7 @@ class Process:
 class Owner:
     """Who is at one end of a flow.
 
-    kind        PROCESS; KERNEL: the kernel itself, as for echo replies, NFS, WireGuard, and refusals of connections;
+    kind        PROCESS; KERNEL: the kernel itself, as for echo replies, NFS and WireGuard;
                 FORWARDED: the flow only passes through here
     process     None unless kind is PROCESS
     method      one of METHODS; None unless kind is PROCESS

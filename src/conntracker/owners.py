@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,16 +33,16 @@ Mask = NDArray[np.bool_]
 
 NOBODY = 0  # the number of no owner
 
-# µs between a socket's being there and the flow's being read, at most: the flow's times are those of reading events.
-_LATE = 150_000
-_EXACT = 2_000  # where the kernel notes when flows begin
-_KEPT = 60_000_000  # µs for which a side that ended is kept
+_SLACK = 20_000  # µs; clocks are compared, and a socket may be a moment younger than its flow
+_KEPT = 20_000_000  # µs for which a side that ended is kept
+_AGED = 300_000_000  # µs after which a socket's older sides are dropped; they are told anew with their next packet
 _MOST = 500_000  # sides
-_DEPTH = 16  # sides of the same ends that are looked at for one flow, the latest ones
+_DEPTH = 32  # sides of the same ends that are looked at for one flow, the latest ones
 _WORDS = ("local_hi", "local_lo", "remote_hi", "remote_lo")
+# What is kept of a side, each in a column of its own: names of SIDES, and hash (of its ends), ports and number.
+_KEPT_NAMES = (*_WORDS, "cookie", "netns", "proto", "wild", "pid", "time", "first", "last")
 
-_NAMES = SIDES.names or ()
-_STORED = np.dtype([("hash", "u8"), ("number", "u4"), ("order", "u4"), *((name, SIDES[name]) for name in _NAMES)])
+Columns = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,64 +62,75 @@ class Sides:
 
     def __init__(self, netns: int) -> None:
         self._netns = netns
-        self._rows = np.empty(0, _STORED)
-        self._pending: list[NDArray[np.void]] = []
-        self._order = 0
-        self._factors = np.frombuffer(os.urandom(40), np.uint64) | np.uint64(1)
+        self._factors = np.frombuffer(os.urandom(56), np.uint64) | np.uint64(1)
+        self._pending: list[Columns] = []
         self._news: list[U64] = []
+        self._sides = self._columns(np.empty(0, SIDES), np.empty(0, np.uint32))  # sorted by hash and first
 
     def __len__(self) -> int:
-        return len(self._rows) + sum(len(part) for part in self._pending)
+        return len(self._sides["hash"]) + sum(len(part["hash"]) for part in self._pending)
 
     # --- taking in ---------------------------------------------------------------------------------------------
 
     def add(self, rows: NDArray[np.void], numbers: U32) -> None:
         """Takes SIDES rows and the numbers of their owners. What is told later of the same side counts."""
-        stored = np.empty(len(rows), _STORED)
-        for name in _NAMES:
-            stored[name] = rows[name]
-        stored["number"] = numbers
-        words = tuple(rows[name] for name in _WORDS)
-        ports = rows["lport"].astype(np.uint64) << np.uint64(16) | rows["rport"].astype(np.uint64)
-        stored["hash"] = self._hash(_End((words[0], words[1], words[2], words[3]), ports, rows["proto"]))
-        stored["order"] = np.arange(self._order, self._order + len(rows)) & 0xFFFFFFFF
-        self._order += len(rows)
-        self._news.append(stored["hash"])
-        self._pending.append(stored)
+        columns = self._columns(rows, numbers)
+        self._news.append(columns["hash"])
+        self._pending.append(columns)
 
-    def use(self, cookies: U64, numbers: U32, elsewhere: Callable[[int, int], int]) -> None:
-        """Who was seen sending or receiving on the sockets with these cookies, for the sides that are known of them.
+    def _columns(self, rows: NDArray[np.void], numbers: U32) -> Columns:
+        columns: Columns = {name: np.ascontiguousarray(rows[name]) for name in _KEPT_NAMES}
+        columns["ports"] = rows["lport"].astype(np.uint64) << np.uint64(16) | rows["rport"].astype(np.uint64)
+        local_hi, local_lo, remote_hi, remote_lo = (columns[name] for name in _WORDS)
+        end = _End((local_hi, local_lo, remote_hi, remote_lo), columns["ports"], columns["proto"])
+        return columns | {"hash": self._hash(end), "number": numbers}
+
+    def use(self, rows: NDArray[np.void], numbers: U32, elsewhere: Callable[[int, int], int]) -> None:
+        """Who was seen sending or receiving, USERS rows, for the sides that are known of these sockets.
 
         elsewhere   gives the number of the same owner in another network namespace: (number, its cookie)
         """
         self.merge()
-        if not len(cookies) or not len(self._rows):
+        sides = self._sides
+        if not len(rows) or not len(sides["hash"]):
             return
-        order = np.argsort(cookies)
-        rows = self._rows
-        where = order[np.searchsorted(cookies, rows["cookie"], sorter=order).clip(0, len(cookies) - 1)]
-        hit = np.flatnonzero((cookies[where] == rows["cookie"]) & (rows["wild"] & FIXED == 0))
-        told = numbers[where[hit]]
-        for i in np.flatnonzero(~self._is_own(rows[hit])).tolist():
-            told[i] = elsewhere(int(told[i]), int(rows["netns"][hit[i]]))
-        changes = rows["number"][hit] != told
-        rows["number"][hit] = told
-        self._news.append(rows["hash"][hit[changes]])
+        order = np.argsort(rows["cookie"])
+        cookies = rows["cookie"][order]
+        at = np.searchsorted(cookies, sides["cookie"]).clip(0, len(cookies) - 1)
+        hit = np.flatnonzero((cookies[at] == sides["cookie"]) & (sides["wild"] & FIXED == 0))
+        who = order[at[hit]]
+        told = numbers[who]
+        for i in np.flatnonzero(~self._is_own(sides["netns"][hit])).tolist():
+            told[i] = elsewhere(int(told[i]), int(sides["netns"][hit[i]]))
+        self._news.append(sides["hash"][hit[sides["number"][hit] != told]])
+        sides["number"][hit], sides["pid"][hit] = told, rows["pid"][who]
 
     def merge(self) -> None:
         """Joins what was added with what was known, the latest word on each side winning."""
         if not self._pending:
             return
-        rows = np.concatenate([self._rows, *self._pending])
-        self._pending = []
-        rows = rows[np.lexsort((rows["order"], rows["netns"], rows["cookie"], rows["hash"]))]
-        first = np.ones(len(rows), np.bool_)
-        first[1:] = np.logical_or.reduce([rows[name][1:] != rows[name][:-1] for name in ("hash", "cookie", "netns")])
-        starts = np.flatnonzero(first)
-        lasts = np.append(starts[1:], len(rows)) - 1
-        kept = rows[lasts]
-        kept["first"] = np.minimum.reduceat(rows["first"], starts)
-        self._rows = kept[np.lexsort((kept["first"], kept["hash"]))]
+        parts, self._pending = [self._sides, *self._pending], []
+        sides = {name: np.concatenate([part[name] for part in parts]) for name in self._sides}
+        # A side is a socket's, in a namespace, with these ends; a stable sort keeps the order of arrival.
+        one = sides["hash"] ^ sides["cookie"] * self._factors[5] ^ sides["netns"] * self._factors[6]
+        order = np.argsort(one, kind="stable")
+        one = one[order]
+        starts = np.flatnonzero(np.append(True, one[1:] != one[:-1]))
+        first = np.minimum.reduceat(sides["first"][order], starts)
+        lasts = order[np.append(starts[1:], len(one)) - 1]
+        by_hash = np.lexsort((first, sides["hash"][lasts]))
+        self._sides = {name: column[lasts[by_hash]] for name, column in sides.items()}
+        self._sides["first"] = first[by_hash]
+        self._close()
+
+    def _close(self) -> None:
+        """A socket that was closed has no open sides, whichever of its peers that was told of."""
+        sides = self._sides
+        closed = (sides["last"] >= 0) & (sides["cookie"] != 0) & (sides["proto"] != TCP)
+        left = np.flatnonzero((sides["last"] < 0) & (sides["proto"] != TCP))
+        if len(left) and closed.any():
+            gone = left[np.isin(sides["cookie"][left], sides["cookie"][closed])]
+            sides["last"][gone] = sides["time"][gone]
 
     def news(self) -> U64:
         """The hashes of sides that are new, or told anew, since this was asked last."""
@@ -128,39 +139,57 @@ class Sides:
         return hashes
 
     def forget(self, time: int) -> None:
-        """Drops sides that ended long before `time` (microseconds since the epoch), and the oldest beyond the bound."""
-        rows = self._rows
-        keep = (rows["last"] < 0) | (rows["last"] > time - _KEPT)
+        """Drops sides that ended a while before `time` (microseconds since the epoch), older sides of sockets with many
+        peers, and the oldest of all beyond the bound.
+        """
+        self.merge()
+        sides = self._sides
+        is_open = sides["last"] < 0
+        keep = is_open & ((sides["time"] > time - _AGED) | (sides["proto"] == TCP) | self._is_latest())
+        keep |= sides["last"] > time - _KEPT
         if np.count_nonzero(keep) > _MOST:
-            age = np.where(rows["last"] < 0, rows["time"], rows["last"] - (1 << 40))
+            age = np.where(is_open, sides["time"], sides["last"] - (1 << 50))
             keep &= age > np.partition(age, len(age) - _MOST)[len(age) - _MOST]
         if not keep.all():
-            self._rows = rows[keep]
+            self._sides = {name: column[keep] for name, column in sides.items()}
+
+    def _is_latest(self) -> Mask:
+        """Which sides are the last that their socket told of."""
+        sides = self._sides
+        order = np.lexsort((sides["time"], sides["cookie"]))
+        cookies = sides["cookie"][order]
+        latest = np.zeros(len(order), np.bool_)
+        latest[order[np.append(cookies[1:] != cookies[:-1], True)[: len(order)]]] = True
+        return latest
 
     def numbers(self) -> U32:
         """The distinct numbers of owners in use."""
         self.merge()
-        return np.unique(self._rows["number"])
+        return np.unique(self._sides["number"])
 
     # --- finding -----------------------------------------------------------------------------------------------
 
     def asked(self, ends: Ends, news: U64, fresh: int) -> Ends:
-        """Those flows at whose ends there is news (see `news`), and those that began after `fresh`."""
-        asked = ends.first > fresh
+        """Those flows at whose ends there is news (see `news`), and those that were seen first after `fresh`."""
+        asked = ends.seen > fresh
         if len(news):
             for end in (_source(ends), _destination(ends)):
-                for one in (end, _turned(end)):
-                    asked |= np.isin(self._hash(one), news)
+                asked |= np.isin(self._hash(end), news)
+            translated = np.flatnonzero(ends.translated & ~asked)
+            if len(translated):
+                some = ends.take(translated)
+                for end in (_source(some), _destination(some)):
+                    asked[translated] |= np.isin(self._hash(_turned(end)), news)
         return ends.take(np.flatnonzero(asked))
 
-    def owners(self, ends: Ends, source_local: Mask, destination_local: Mask, exact: bool) -> tuple[U32, U32]:
+    def owners(self, ends: Ends, source_local: Mask, destination_local: Mask, lag: int) -> tuple[U32, U32]:
         """The numbers of the owners of flows' sources and destinations, NOBODY where none is known.
 
         source_local, destination_local   whether the addresses are of the flows' own namespace
-        exact                             whether the flows' times are the kernel's
+        lag                               how long after the fact the flows' times may be, in microseconds
         """
         self.merge()
-        late = _EXACT if exact else _LATE
+        late = _SLACK + lag
         source = self._find(_source(ends), ends, ~source_local, late)
         destination = self._find(_destination(ends), ends, ~destination_local, late)
         # Headers on their way out, after NAT.
@@ -178,20 +207,23 @@ class Sides:
             again = np.flatnonzero((numbers == NOBODY) & local & (ends.proto != TCP))
             if len(again):
                 numbers[again] = self._find_wild(_take(end, again), ends.take(again), late)
+        # A socket that sends echo requests is no destination, but where both ends are one address its side is equal.
+        destination[_is_icmp(ends.proto)] = NOBODY
         return source, destination
 
     def _find_wild(self, end: _End, ends: Ends, late: int) -> U32:
         """Sockets that take packets from anywhere: bound to the address, or to all addresses."""
         zero = np.zeros(len(end.ports), np.uint64)
         ports = end.ports & np.uint64(0xFFFF0000)
-        nowhere = np.zeros(len(zero), np.bool_)
-        numbers = self._find(_End((end.words[0], end.words[1], zero, zero), ports, end.proto), ends, nowhere, late)
+        everywhere = np.ones(len(zero), np.bool_)
+        bound = _End((end.words[0], end.words[1], zero, zero), ports, end.proto)
+        numbers = self._look(bound, ends, everywhere, True, late, alone=True)
         # Of all addresses: one row an IP version, with the unspecified address, ::ffff:0.0.0.0 for IPv4.
         low = np.full(len(zero), 0xFFFF << 32 if ends.version == 4 else 0, np.uint64)
         again = np.flatnonzero(numbers == NOBODY)
         if len(again):
             any_local = _take(_End((zero, low, zero, zero), ports, end.proto), again)
-            numbers[again] = self._find(any_local, ends.take(again), nowhere[again], late)
+            numbers[again] = self._look(any_local, ends.take(again), everywhere[again], True, late, alone=True)
         return numbers
 
     def _find(self, end: _End, ends: Ends, foreign: Mask, late: int) -> U32:
@@ -202,12 +234,16 @@ class Sides:
             numbers = np.where(again, self._look(end, ends, again, False, late), numbers)
         return numbers
 
-    def _look(self, end: _End, ends: Ends, which: Mask, own: bool, late: int) -> U32:
-        """The sides of these ends whose time meets the flow's; of several the latest, if that cannot be wrong."""
-        rows = self._rows
+    def _look(self, end: _End, ends: Ends, which: Mask, own: bool, late: int, alone: bool = False) -> U32:
+        """The sides of these ends whose time meets the flow's; of several the latest, if that cannot be wrong.
+
+        own     whether to look in the flows' own namespace, or in the others
+        alone   whether several that are equal in all that is known leave it open who it is: sockets that share a port
+        """
+        sides = self._sides
         numbers = np.zeros(len(which), np.uint32)
         hashes = self._hash(end)
-        low, high = (np.searchsorted(rows["hash"], hashes, side) for side in ("left", "right"))
+        low, high = (np.searchsorted(sides["hash"], hashes, side) for side in ("left", "right"))
         best = np.full(len(numbers), -1, np.intp)
         doubt = np.zeros(len(numbers), np.bool_)
         left = np.flatnonzero((high > low) & which)
@@ -216,46 +252,49 @@ class Sides:
             if not len(left):
                 break
             at = high[left] - 1 - depth
-            side = rows[at]
-            fits = self._same(side, end, left) & (self._is_own(side) == own)
-            fits &= side["first"] <= ends.last[left] + late
-            fits &= (side["last"] < 0) | (side["last"] >= ends.first[left] - late)
+            fits = (sides["first"][at] <= ends.last[left] + late) & (self._is_own(sides["netns"][at]) == own)
+            last = sides["last"][at]
+            fits &= (last < 0) | (last >= ends.first[left] - late)
+            fits &= self._same(at, end, left)
             some = best[left] >= 0
             # A UDP flow goes on where another socket takes the ends over; a TCP connection has one socket.
-            other = fits & some & (rows["number"][best[left]] != side["number"]) & ((side["proto"] == TCP) | (not own))
-            doubt[left[other]] = True
+            other = fits & some & (sides["pid"][best[left]] != sides["pid"][at])
+            doubt[left[other & ((end.proto[left] == TCP) | (not own) | alone)]] = True
             best[left[fits & ~some]] = at[fits & ~some]
         found = best >= 0
-        numbers[found] = rows["number"][best[found]]
+        numbers[found] = sides["number"][best[found]]
         if doubt.any():
-            self._settle(numbers, np.flatnonzero(doubt), hashes, ends, own, late)
+            self._settle(numbers, np.flatnonzero(doubt), hashes, ends, own and not alone, late)
         return numbers
 
-    def _settle(self, numbers: U32, doubtful: Rows, hashes: U64, ends: Ends, own: bool, late: int) -> None:
+    def _settle(self, numbers: U32, doubtful: Rows, hashes: U64, ends: Ends, ordered: bool, late: int) -> None:
         """Flows of the same ends that followed each other so quickly that their times do not tell their sides apart:
-        where there are as many sides as flows, in their order; else nobody is named.
+        where there are as many sides as flows, in their order (if they are `ordered` at all); else nobody is named.
         """
+        sides = self._sides
         for value in np.unique(hashes[doubtful]):
             flows = np.flatnonzero(hashes == value)
-            low, high = (int(np.searchsorted(self._rows["hash"], value, side)) for side in ("left", "right"))
-            sides = self._rows[low:high]
-            sides = sides[self._is_own(sides) == own]
-            sides = sides[(sides["last"] < 0) | (sides["last"] >= ends.first[flows].min() - late)]
+            low, high = (int(np.searchsorted(sides["hash"], value, side)) for side in ("left", "right"))
+            at = np.arange(low, high)
+            last = sides["last"][at]
+            begin = ends.first[flows].min() - late
+            at = at[self._is_own(sides["netns"][at]) & ((last < 0) | (last >= begin))]
             flows = flows[np.argsort(ends.serial[flows])]
-            in_order = own and len(flows) == len(sides)
-            numbers[flows if in_order else np.intersect1d(flows, doubtful)] = sides["number"] if in_order else NOBODY
+            if ordered and len(flows) == len(at):
+                numbers[flows] = sides["number"][at]
+            else:
+                numbers[np.intersect1d(flows, doubtful)] = NOBODY
 
-    def _is_own(self, sides: NDArray[np.void]) -> Mask:
-        netns: U64 = sides["netns"]
+    def _is_own(self, netns: U64) -> Mask:
         own: Mask = (netns == self._netns) | (netns == 0)
         return own
 
-    def _same(self, side: NDArray[np.void], end: _End, which: Rows) -> Mask:
-        same: Mask = side["proto"] == end.proto[which]
-        same &= side["lport"] == (end.ports[which] >> np.uint64(16))
-        same &= side["rport"] == (end.ports[which] & np.uint64(0xFFFF))
+    def _same(self, at: Rows, end: _End, which: Rows) -> Mask:
+        sides = self._sides
+        same: Mask = sides["proto"][at] == end.proto[which]
+        same &= sides["ports"][at] == end.ports[which]
         for name, word in zip(_WORDS, end.words, strict=True):
-            same &= side[name] == word[which]
+            same &= sides[name][at] == word[which]
         return same
 
     def _hash(self, end: _End) -> U64:
@@ -283,14 +322,20 @@ def _destination(ends: Ends) -> _End:
 
 def _zero_icmp(ports: U64, proto: NDArray[np.uint8]) -> U64:
     """A socket of ICMP has an id in the place of its port, and nothing in that of the other's."""
-    return np.where((proto == ICMP) | (proto == ICMPV6), np.uint64(0), ports)
+    return np.where(_is_icmp(proto), np.uint64(0), ports)
+
+
+def _is_icmp(proto: NDArray[np.uint8]) -> Mask:
+    icmp: Mask = (proto == ICMP) | (proto == ICMPV6)
+    return icmp
 
 
 def _turned(end: _End) -> _End:
     """The same tuple from the other end; not for ICMP, whose id stands on one side only."""
     a, b, c, d = end.words
-    icmp = (end.proto == ICMP) | (end.proto == ICMPV6)
-    ports = np.where(icmp, end.ports, end.ports >> np.uint64(16) | (end.ports & np.uint64(0xFFFF)) << np.uint64(16))
+    ports = np.where(
+        _is_icmp(end.proto), end.ports, end.ports >> np.uint64(16) | (end.ports & np.uint64(0xFFFF)) << np.uint64(16)
+    )
     return _End((c, d, a, b), ports, end.proto)
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from conntracker.clock import now
 from conntracker.flows import Ends, FlowTable
-from conntracker.model import ICMP, ICMPV6, IPS_SEEN_REPLY, TCP, TCP_STATES, U32
-from conntracker.owner import BPF, Owner
+from conntracker.model import ICMP, ICMPV6, U32
+from conntracker.owner import Owner
 from conntracker.owners import NOBODY, Sides
 from conntracker.ownerwatch import FORWARDED, KERNEL, OwnerOptions, OwnerWatch
 from conntracker.sources.addresses import LocalAddresses
@@ -20,10 +20,8 @@ from conntracker.sources.netns import Namespace
 __all__ = ["Owning"]
 
 _RECENT = 10_000_000  # µs; so long after its end a flow is looked at again
-_FRESH = 30_000_000  # µs; and so long after its begin, if nothing is new at its ends
-_SETTLED = 1_000_000  # µs; an answer to a packet is not that of a process that nobody has seen by then
+_FRESH = 3_000_000  # µs before the last look, after which a flow began that is looked at, whatever is new at its ends
 _MOST_OWNERS = 50_000
-_CLOSED = TCP_STATES.index("CLOSE")
 _ECHO = {ICMP: 8, ICMPV6: 128}
 
 
@@ -31,18 +29,20 @@ class Owning:
     """Watches owners from its making to `close`, and assigns them.
 
     namespace   the network namespace that is captured
-    exact       whether the kernel notes when flows begin and end
+    lag         how long after the fact the times of flows may be, at the moment, in microseconds
     notice      called with a line for a person
 
     Raises OSError only for a cgroup that is not there; all else ends in a poorer way of knowing, which is said.
     """
 
-    def __init__(self, namespace: Namespace, options: OwnerOptions, exact: bool, notice: Callable[[str], None]) -> None:
+    def __init__(
+        self, namespace: Namespace, options: OwnerOptions, lag: Callable[[], int], notice: Callable[[str], None]
+    ) -> None:
         self._addresses = LocalAddresses(namespace)
         self._watch = OwnerWatch(namespace, options, notice)
         self._sides = Sides(self._watch.netns)
-        self._exact, self._start = exact, now()
-        self._assigned_all = False
+        self._lag, self._start = lag, now()
+        self._assigned: int | None = None
 
     @property
     def owners(self) -> Mapping[int, Owner]:
@@ -61,42 +61,32 @@ class Owning:
             self._sides.add(rows, numbers)
         if users is not None:
             rows, numbers = users
-            self._sides.use(rows["cookie"].copy(), numbers, self._watch.elsewhere)
+            self._sides.use(rows, numbers, self._watch.elsewhere)
         time = now()
         self._sides.merge()
         news = self._sides.news()
         self._addresses.refresh()
+        fresh, self._assigned = None if self._assigned is None else self._assigned - _FRESH, time
         for ends in table.ends(time - _RECENT):
-            chosen = self._sides.asked(ends, news, time - _FRESH) if self._assigned_all else ends
+            chosen = ends if fresh is None else self._sides.asked(ends, news, fresh)
             if len(chosen.rows):
-                table.set_owners(chosen, *self._assign(chosen, time))
-        self._assigned_all = True
+                table.set_owners(chosen, *self._assign(chosen))
         self._sides.forget(time)
         if len(self._watch.owners) > _MOST_OWNERS:
             self._watch.forget(np.concatenate([table.owner_numbers(), self._sides.numbers()]))
 
-    def _assign(self, ends: Ends, time: int) -> tuple[U32, U32]:
+    def _assign(self, ends: Ends) -> tuple[U32, U32]:
         source_local = self._addresses.contains(*ends.source)
         destination_local = self._addresses.contains(*ends.reply_source)
-        owner, peer = self._sides.owners(ends, source_local, destination_local, self._exact)
+        owner, peer = self._sides.owners(ends, source_local, destination_local, self._lag())
         owner, peer = (np.where(new == NOBODY, old, new) for new, old in ((owner, ends.owner), (peer, ends.peer_owner)))
         passing = ~source_local & ~destination_local
-        kernel = (peer == NOBODY) & destination_local & self._answered_by_kernel(ends, time)
+        kernel = (peer == NOBODY) & destination_local & _answered_by_kernel(ends)
         peer = np.where(kernel, np.uint32(KERNEL), peer)
         forwarded = np.uint32(FORWARDED)
         return np.where(passing & (owner == NOBODY), forwarded, owner), np.where(
             passing & (peer == NOBODY), forwarded, peer
         )
-
-    def _answered_by_kernel(self, ends: Ends, time: int) -> NDArray[np.bool_]:
-        """Echo requests always are. A connection that was refused is, if every socket is known."""
-        echo = np.zeros(len(ends.rows), np.bool_)
-        for proto, kind in _ECHO.items():
-            echo |= (ends.proto == proto) & (ends.dport >> np.uint64(8) == kind)
-        if not self._watch.whole or self._watch.lost or self.method != BPF:
-            return echo
-        refused: NDArray[np.bool_] = (ends.proto == TCP) & (ends.tcp_state == _CLOSED) & (ends.status & IPS_SEEN_REPLY != 0)
-        return echo | refused & (ends.first > self._start) & (ends.first < time - _SETTLED)
 
     def finish(self, table: FlowTable) -> None:
         """Assigns what is known at the very end."""
@@ -124,3 +114,11 @@ class Owning:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _answered_by_kernel(ends: Ends) -> NDArray[np.bool_]:
+    """Echo requests always are."""
+    echo = np.zeros(len(ends.rows), np.bool_)
+    for proto, kind in _ECHO.items():
+        echo |= (ends.proto == proto) & (ends.dport >> np.uint64(8) == kind)
+    return echo

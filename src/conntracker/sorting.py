@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,19 +21,19 @@ def sort_distinct(addresses: tuple[U64, ...], ports: U32) -> tuple[tuple[U64, ..
 
 
 def sort_gathered(
-    addresses: tuple[U64, ...], ports: U32, places: U32, values: NDArray[Any]
+    addresses: tuple[U64, ...], ports: U32, places: U32, values: Sequence[Any]
 ) -> tuple[tuple[U64, ...], U32, U32, NDArray[Any]]:
     """As sort_distinct, and the values that the rows of each had: the last two are what `gather` gives."""
     addresses, ports, fresh, order = _grouped(addresses, ports)
     return *_first(addresses, ports, fresh), *gather(fresh, places.take(order), values)
 
 
-def gather(fresh: NDArray[np.bool_], places: U32, values: NDArray[Any]) -> tuple[U32, NDArray[Any]]:
+def gather(fresh: NDArray[np.bool_], places: U32, values: Sequence[Any]) -> tuple[U32, NDArray[Any]]:
     """The distinct values of each run of rows.
 
     fresh    which rows begin a run; the first one does
     places   where in `values` that of each row is; 0 for none
-    values   object[n]; the first one stands for none, and is not looked at
+    values   the first one stands for none, and is not looked at
 
     Returns (places of each run in `sets`, sets: object[m], tuples of values in the order of the rows, the first empty).
     """

@@ -67,6 +67,8 @@ class Capture:
         self._last_event = now()
         self._loss: Loss | None = None  # being repaired
         self._calm = self._redumped = now()
+        self._emptied, self._lags = now(), (0, 0)
+        self._lags_since = self._emptied
         self._stack = contextlib.ExitStack()
 
     # --- begin and end -----------------------------------------------------------------------------------------
@@ -135,6 +137,19 @@ class Capture:
     def entries(self) -> int:
         """How many entries the connection table has now."""
         return self._gauge.read().count
+
+    @property
+    def lag(self) -> int:
+        """How many microseconds after the fact events may have been read, in the last half minute or so."""
+        return max(*self._lags, now() - self._emptied)
+
+    def _empty(self) -> None:
+        """Nothing was left to be read: what is read next is younger than this moment."""
+        time = now()
+        before, current = self._lags
+        if time - self._lags_since > 15_000_000:
+            before, current, self._lags_since = current, 0, time
+        self._lags, self._emptied = (before, max(current, time - self._emptied)), time
 
     def sysctls(self) -> tuple[bool, bool]:
         """Whether the kernel counts packets, and whether it notes when flows begin and end."""
@@ -205,6 +220,7 @@ class Capture:
             items += self._decode()
             self.tracking.guard(now())
             if not full:
+                self._empty()
                 break
         return items
 

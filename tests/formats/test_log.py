@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conntracker.formats import log
-from conntracker.formats.owner import owners_text
+from conntracker.formats.owner import sender, senders_text
 from conntracker.model import ADDRESS_COLUMNS, LOG_GROUPS
 from conntracker.owner import FORWARDS, INHERITED, KERNELS, Owner
 from support.owners import owner
@@ -55,7 +55,7 @@ def expected(label: str, lines: list[Line], owners: list[int] | None = None) -> 
     domain, size = (socket.AF_INET, 4) if label.endswith("4") else (socket.AF_INET6, 16)
     for i, (src, dst, first, second) in enumerate(sorted(set(lines))):
         a, b = (socket.inet_ntop(domain, end.to_bytes(size, "big")) for end in (src, dst))
-        text = owners_text(had[src, dst, first, second])
+        text = senders_text([sender(one) for one in had[src, dst, first, second]])
         if label.startswith("ICMP"):
             behind = "" if text == "-" else f" ({text})"
             out.append(f"{label:>6} [{i:12}] src = {a} to dst = {b} (type={first} | code={second}){behind}\n")
@@ -87,6 +87,19 @@ def test_the_lines_of_the_original_with_owners() -> None:
         b"ICMPv4 [           0] src = 10.0.0.1 to dst = 10.0.0.2 (type=8 | code=0) (nginx,pid:7,uid:33,inherited)\n"
         b"ICMPv4 [           1] src = 10.0.0.2 to dst = 10.0.0.1 (type=8 | code=0)\n"
     )
+
+
+def test_no_owner_is_known() -> None:
+    """Looking for owners and finding none gives the log that there is without looking."""
+    columns = np.array([1 << 32 | 2], np.uint64), np.array([3], np.uint32)
+
+    def directions(family: int, proto: int) -> log.OwnedDirections:
+        rows = 1 if (family, proto) == (4, 6) else 0
+        return (columns[0][:rows],) * (1 if family == 4 else 4), columns[1][:rows], columns[1][:rows]
+
+    out = io.BytesIO()
+    assert log.write_log(out, directions, None, {}) == 1
+    assert out.getvalue() == expected("TCPv4", [(1, 2, 0, 3)])
 
 
 def test_a_direction_of_several_owners() -> None:

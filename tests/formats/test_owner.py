@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conntracker.formats.owner import owner_text, owners_text
+from conntracker.formats.owner import owner_text, sender, senders_text
 from conntracker.owner import CERTAINTIES, EXACT, FORWARDS, HOLDER, INHERITED, KERNELS, NO_ID, SHARED, Owner
 from support.owners import owner
 
@@ -48,7 +48,7 @@ SEVERAL: list[tuple[tuple[Owner, ...], str]] = [
 @pytest.mark.parametrize(("owners", "text"), SEVERAL)
 def test_text_of_several_owners(owners: tuple[Owner, ...], text: str) -> None:
     """Those that read differently stand once each, in their order; after three only their number."""
-    assert owners_text(owners) == text
+    assert senders_text([sender(one) for one in owners]) == text
 
 
 WORDS = st.text(st.characters(), max_size=16)  # surrogates, too
@@ -57,6 +57,6 @@ WORDS = st.text(st.characters(), max_size=16)  # surrogates, too
 @given(st.lists(st.builds(owner, WORDS, st.integers(0, 2**22), user=WORDS, certainty=st.sampled_from(CERTAINTIES))))
 def test_any_name_is_harmless(owners: list[Owner]) -> None:
     """Whatever a process calls itself, its text is one printable line that can be encoded."""
-    text = owners_text(owners)
+    text = senders_text([sender(one) for one in owners])
     assert text.isprintable()
     assert len(text.encode().splitlines()) == 1

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from kernel.owners.judge import EXACT, NONE, VERDICTS, WRONG
+from kernel.owners.judge import NONE, VERDICTS, WRONG
 from kernel.owners.matrix import Played, cgroup_mount, play
 from kernel.owners.plan import CASES
 
-pytestmark = [pytest.mark.needs("gcc", "nft", "ss", "setpriv"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.needs("gcc", "nft", "ss", "setpriv")
 
 SHOWN = 40  # verdicts in the message of a test that fails
 
@@ -23,12 +22,6 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     if cgroup_mount() is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("cgroup2 is not mounted")
     return play(tmp_path_factory.mktemp("matrix"))
-
-
-def share(played: Played, name: str) -> float:
-    """How much of the ends names exactly the process that did the I/O."""
-    counts = played.counts(name)
-    return counts[EXACT] / counts.total()
 
 
 def other(played: Played, name: str, *values: str) -> str:
@@ -61,9 +54,9 @@ def test_never_wrong(played: Played, name: str) -> None:
 @pytest.mark.parametrize(("name", "least"), [("all", 0.99), ("hooks", 0.95)])
 def test_exact(played: Played, name: str, least: float) -> None:
     """With all rights nearly all ends name exactly the process that did the I/O, without tracepoints fewer."""
-    assert share(played, name) >= least, other(played, name, *VERDICTS[1:])
+    assert played.share(name) >= least, other(played, name, *VERDICTS[1:])
 
 
 def test_fallback_is_no_worse_than_ss(played: Played) -> None:
     """Without BPF at least as many ends are right as in `ss -tunpa`, polled each half a second."""
-    assert share(played, "fallback") >= share(played, "ss"), other(played, "fallback", *VERDICTS[1:])
+    assert played.share("fallback") >= played.share("ss"), other(played, "fallback", *VERDICTS[1:])

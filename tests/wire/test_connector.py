@@ -33,7 +33,7 @@ CASES = [
     (FORK, words(11, 10, 13, 10), ProcessEvent(FORK, 13, 10, 9, 10)),
     (EXEC, words(12, 12), ProcessEvent(EXEC, 12, 12, 9)),
     (UID, words(12, 12, 1000, 33), ProcessEvent(UID, 12, 12, 9, 0, 33)),
-    (COMM, words(14, 12) + b"a\x1bname\0rest of it", ProcessEvent(COMM, 14, 12, 9, 0, 0, "a\\x1bname")),
+    (COMM, words(14, 12) + b"a\x1bname\0rest of ", ProcessEvent(COMM, 14, 12, 9, 0, 0, "a\\x1bname")),
     (EXIT, words(14, 12, 0, 17, 1, 1), ProcessEvent(EXIT, 14, 12, 9)),
 ]
 

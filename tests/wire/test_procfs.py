@@ -32,15 +32,6 @@ def test_kernel_thread() -> None:
     assert procfs.stat(b"2 (kthreadd)" + AFTER % (0x208040, 0)).kernel_thread
 
 
-STATUS = b"Name:\tx\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t9\nUid:\t1000\t%s\t0\t0\nGid:\t5\t5\t5\t5\n"
-
-
-def test_effective_uid() -> None:
-    """The second of the four user ids is the effective one."""
-    assert procfs.effective_uid(STATUS % b"33") == 33
-    assert procfs.effective_uid(STATUS % b"4294967294") == 4294967294
-
-
 @pytest.mark.parametrize(("data", "expected"), [(b"1000", 1000), (b"0\n", 0), (b"4294967295", None)])
 def test_loginuid(data: bytes, expected: int | None) -> None:
     """-1 is nobody."""
@@ -196,7 +187,7 @@ def test_cmdline_can_be_typed(words: list[str]) -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes(data: bytes) -> None:
     """Any bytes give a value or DecodeError, and text in which nothing moves a cursor."""
-    for parse in (procfs.stat, procfs.effective_uid, procfs.loginuid, procfs.cgroup):
+    for parse in (procfs.stat, procfs.loginuid, procfs.cgroup):
         with contextlib.suppress(DecodeError):
             parse(data)
     for line in (procfs.cmdline(data), procfs.text(data)):

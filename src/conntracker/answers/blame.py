@@ -12,11 +12,11 @@ from conntracker.answers.ways import DIRECTIONS, Change, Way, answer_of, headlin
 from conntracker.model import protocol_number
 from conntracker.recording.join import WAY, joined
 from conntracker.recording.paths import UNKNOWN_PATH, load_paths
-from conntracker.recording.views import IN_WORDS, VIEW_NAMES
+from conntracker.recording.views import IN_WORDS
 from conntracker.steps import Packet, Path, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from conntracker.filters import Filter
     from conntracker.recording.meta import Meta
@@ -31,7 +31,7 @@ BATCH = 50_000  # flows that are put together at once: their rows are wide, and 
 class Blame:
     """What became of a flow, or of packets that never became one.
 
-    flow        the columns of the recording's view `flows` (times as datetime, UTC), None if conntrack had none
+    flow        the recording's columns of a flow (times as datetime, UTC), None if conntrack had none
     packet      the packets' headers where there is no flow
     way         the one that answers for all (see ways.headline); None where only errors were traced, or nothing
     ways        everything that was traced: original direction first, copies last, each in the order in which it began
@@ -88,7 +88,7 @@ def blame(
                 untraced(row["flows"])
         for bounds in _rows(recording, f"SELECT min(number) AS low, max(number) AS high FROM {units}"):  # noqa: S608
             for first in range(bounds["low"] or 1, (bounds["high"] or 0) + 1, BATCH):
-                rows = _rows(recording, _query(units, ways, first, first + BATCH - 1))
+                rows = _rows(recording, _query(recording.columns, units, ways, first, first + BATCH - 1))
                 for _, group in groupby(rows, key=lambda row: row["number"]):
                     yield _blame(recording, list(group), paths)
 
@@ -107,10 +107,10 @@ def _units(wanted: str, ways: str, limit: int | None, all_flows: bool) -> str:
     return f"SELECT *, row_number() OVER (ORDER BY begin, part, flow, unit) AS number FROM ({found}){newest}"  # noqa: S608
 
 
-def _query(units: str, ways: str, first: int, last: int) -> str:
+def _query(columns: Sequence[str], units: str, ways: str, first: int, last: int) -> str:
     """A row for each way of those numbered first..last, the columns of its flow beside it; one for a flow without."""
     units = f"(SELECT * FROM {units} WHERE number BETWEEN {first} AND {last})"  # noqa: S608
-    flow = ", ".join(f'f."{name}" AS "flow_{name}"' for name in VIEW_NAMES)
+    flow = ", ".join(f'f."{name}" AS "flow_{name}"' for name in columns)
     way = ", ".join(f"w.{name} AS {name}" for name in ("direction", "certain", "packets", "place", *WAY))
     times = "epoch_us(w.first_seen) AS first, epoch_us(w.last_seen) AS last"
     of_flows = (
@@ -141,7 +141,7 @@ def _blame(recording: Recording, rows: list[dict[str, Any]], paths: dict[tuple[i
     first = rows[0]
     flow = None
     if first["flow_flow"] is not None:
-        flow = {name: first[f"flow_{name}"] for name in VIEW_NAMES}
+        flow = {name: first[f"flow_{name}"] for name in recording.columns}
     ways = sorted_ways(_way(row, paths) for row in rows if row["direction"] is not None)
     meta = recording.parts[first["part"]].meta
     way, change = headline(ways)

@@ -47,13 +47,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--since", metavar="TIME", help="flows alive at or after TIME: 2026-01-31T09:30, 09:30, 10m")
     parser.add_argument("--until", metavar="TIME", help="flows alive at or before TIME")
     parser.add_argument("--limit", metavar="N", type=int, help="at most N flows, the newest; or N rules, the first")
-    add_filter_arguments(parser)
+    add_filter_arguments(parser, owners=True)
 
 
 def run(args: Namespace) -> int:
     """Prints the answer; 1 if no flow and no packet is what was asked for, 2 if something was damaged."""
     _check(args)
-    filter_of(args)
+    filter_of(args, owners=args.read is not None)
     watched: Watched | None = None
     with contextlib.ExitStack() as stack:
         if args.read is None:
@@ -76,7 +76,7 @@ def run(args: Namespace) -> int:
 
 def _nothing(args: Namespace, watched: Watched | None) -> str:
     """Why there is no answer."""
-    such = " of such a flow" if filter_of(args) else ""
+    such = " of such a flow" if filter_of(args, owners=args.read is not None) else ""
     if watched is None:
         return "nothing in the recording is what was asked for: no flow, and no packet that was traced"
     if watched.traced:
@@ -129,7 +129,7 @@ def _times(args: Namespace) -> tuple[int | None, int | None]:
 
 
 def _answer(recording: Recording, args: Namespace) -> Iterator[str]:
-    where = filter_of(args), *_times(args)
+    where = filter_of(args, owners=args.read is not None), *_times(args)
     verdicts = _verdicts(args)
     # A pipe is read by people too: lines as wide as the narrowest terminal.
     width = max(40, shutil.get_terminal_size().columns) if os.isatty(1) or "COLUMNS" in os.environ else 80

@@ -225,7 +225,7 @@ def _owning(args: Namespace, flows: Capture, notice: Callable[[str], None]) -> O
     from conntracker.owning import Owning
 
     options = OwnerOptions(args.cgroup, not args.no_cmdline)
-    return Owning(flows.namespace, options, all(flows.sysctls()), notice)
+    return Owning(flows.namespace, options, lambda: flows.lag, notice)
 
 
 def _close(recording: RecordingWriter, notice: Callable[[str], None]) -> None:

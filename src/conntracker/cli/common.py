@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import sys
 from typing import TYPE_CHECKING
@@ -20,8 +21,11 @@ def say(message: str) -> None:
         print(f"conntracker: {message}", file=sys.stderr, flush=True)
 
 
-def add_filter_arguments(parser: ArgumentParser) -> None:
-    """The options that select flows; read them with filter_of."""
+OWNER_OPTIONS = ("process", "user", "unit", "container")
+
+
+def add_filter_arguments(parser: ArgumentParser, owners: bool = False) -> None:
+    """The options that select flows; read them with filter_of. Those on owners are told where they may be used."""
     group = parser.add_argument_group("filters", "comma-separated lists; NAT is looked through on either side")
     group.add_argument("--proto", metavar="LIST", help="protocols, by name or number: tcp,udp,47")
     group.add_argument(
@@ -31,10 +35,27 @@ def add_filter_arguments(parser: ArgumentParser) -> None:
     group.add_argument("--port", metavar="LIST", help="source or destination ports, ranges (8000-8100)")
     group.add_argument("--sport", metavar="LIST", help="source ports")
     group.add_argument("--dport", metavar="LIST", help="destination ports")
+    told = {
+        "process": "processes at either end, in recordings made with -b: names, pids, paths",
+        "user": "their users, by name or number",
+        "unit": "their systemd units",
+        "container": "their containers, by name or the begin of an id",
+    }
+    for option in OWNER_OPTIONS:
+        group.add_argument(f"--{option}", metavar="LIST", help=told[option] if owners else argparse.SUPPRESS)
 
 
-def filter_of(args: Namespace) -> Filter:
-    """The filter that the options say. Raises ValueError naming the option and the bad part."""
+def filter_of(args: Namespace, owners: bool = False) -> Filter:
+    """The filter that the options say.
+
+    owners   whether conditions on owners can be met: flows have them in recordings only
+
+    Raises ValueError naming the option and the bad part.
+    """
     from conntracker.filters import Filter
 
-    return Filter.parse(args.proto, args.src, args.dst, args.port, args.sport, args.dport)
+    of_owners = {option: getattr(args, option) for option in OWNER_OPTIONS}
+    for option, value in of_owners.items():
+        if value is not None and not owners:
+            raise ValueError(f"only recordings know owners: --{option} goes with show -r and blame -r")
+    return Filter.parse(args.proto, args.src, args.dst, args.port, args.sport, args.dport, **of_owners)

@@ -168,6 +168,7 @@ def _with_privilege() -> Iterator[Finding]:
     yield Finding("ok", text) if reading.share < 0.8 else Finding("note", text, "raise net.netfilter.nf_conntrack_max")
     yield table
     yield from _tracing(can)
+    yield from _owners()
 
 
 def _tracing(can: bool) -> Iterator[Finding]:
@@ -191,6 +192,46 @@ def _tracing(can: bool) -> Iterator[Finding]:
     holder = log_group_holder()
     if holder is not None:
         yield Finding("note", f"NFLOG group 0 is read by {holder}", "no traces of iptables-legacy rules meanwhile")
+
+
+def _owners() -> Iterator[Finding]:
+    """What -b needs: the programs are put on the root of cgroup2 and taken away at once."""
+    from conntracker.sources.bpf.ownership import Ownership, in_first_pid_namespace
+    from conntracker.sources.cgroups import is_whole, open_root
+    from conntracker.sources.holders import why_blind
+    from conntracker.sources.processes import Processes
+    from conntracker.sources.sockets import INTERVAL
+
+    polled = (
+        f"-b lists sockets every {INTERVAL:g}s instead: connections that live shorter, the worker behind a socket that"
+        " several processes share, ping, and sockets of other network namespaces have no owner then"
+    )
+    try:
+        root = open_root()
+        try:
+            with Ownership(root) as programs:
+                missing, whole = programs.missing, is_whole(root)
+        finally:
+            os.close(root)
+    except OSError as error:
+        yield Finding("note", f"owners: no BPF: {error.strerror or error}", polled)
+    else:
+        yield Finding("ok", "owners by BPF")
+        for line in missing:
+            yield Finding("note", f"owners: {line}")
+        if not whole:
+            yield Finding("note", "owners: only the cgroups of this container are seen")
+    blind = why_blind()
+    if blind is not None:
+        yield Finding("note", f"owners: {blind}", "sockets that are open at the start may have no owner")
+    if not in_first_pid_namespace():
+        yield Finding("note", "owners: in another pid namespace", "process ids are the host's, only names are known")
+    processes = Processes()
+    why = processes.missing
+    processes.close()
+    if why is not None:
+        advice = "the program and the arguments of a process that ends at once may be unknown"
+        yield Finding("note", f"no process events: {why}", advice)
 
 
 def _owned_table() -> Finding:

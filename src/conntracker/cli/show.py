@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from conntracker.cli.common import add_filter_arguments, filter_of, say
 from conntracker.cli.times import parse_time
@@ -12,8 +12,10 @@ from conntracker.output import Output
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from conntracker.filters import Filter
+    from conntracker.recording.arrow import Columns
     from conntracker.recording.reader import Recording
 
 __all__ = ["add_arguments", "run"]
@@ -23,9 +25,16 @@ TABLE_COLUMNS = (
     "last_seen",
 )  # fmt: skip
 
+OWNERS = ("process", "peer_process")  # of the source and of the destination, behind the ends
+TABLE_WITH_OWNERS = (*TABLE_COLUMNS[:5], *OWNERS, *TABLE_COLUMNS[5:])
+
 # What a narrow terminal goes without, in this order.
 TABLE_OPTIONAL = ("last_seen", "reply_packets", "packets", "reply_bytes", "state", "bytes")
+OWNERS_OPTIONAL = (*TABLE_OPTIONAL, "first_seen", "peer_process", "process")
 GROUPS_OPTIONAL = ("first_seen", "reply_packets", "packets", "last_seen", "reply_bytes")
+SIDES_OPTIONAL = ("received_packets", "sent_packets", "first_seen", "last_seen", "received_bytes", "sent_bytes")
+
+PEERS_AT_MOST = 50  # of a row of a table
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -43,16 +52,20 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--since", metavar="TIME", help="flows alive at or after TIME: 2026-01-31T09:30, 09:30, 10m")
     parser.add_argument("--until", metavar="TIME", help="flows alive at or before TIME")
     parser.add_argument("--sort", metavar="COLUMN", help="order by a column; -COLUMN (as --sort=-bytes): largest first")
-    parser.add_argument("--group-by", metavar="COLUMNS", help="sums by columns: dst,dport,proto")
+    parser.add_argument(
+        "--group-by",
+        metavar="COLUMNS",
+        help="sums by columns: dst,dport,proto; by process, user, unit or container: who talks to whom",
+    )
     parser.add_argument("--limit", metavar="N", type=int, help="at most N rows")
     parser.add_argument("-o", "--output", metavar="FILE", default="-", help="default: - (standard output)")
-    add_filter_arguments(parser)
+    add_filter_arguments(parser, owners=True)
 
 
 def run(args: Namespace) -> int:
     """Prints what the options ask for; 2 when something was damaged and only the rest could be printed."""
     _check(args)
-    wanted = filter_of(args)
+    wanted = filter_of(args, owners=True)
     since, until = (
         None if text is None else parse_time(option, text)
         for option, text in (("--since", args.since), ("--until", args.until))
@@ -100,25 +113,75 @@ def _write_log(out: BinaryIO, recording: Recording, where: tuple[Filter, int | N
 def _write_rows(
     out: BinaryIO, recording: Recording, args: Namespace, where: tuple[Filter, int | None, int | None]
 ) -> None:
-    from conntracker.formats.jsonl import FLOW_KEYS, json_lines
-    from conntracker.formats.table import table_lines
-    from conntracker.recording.query import flows_query, groups_query
+    from conntracker.recording.sides import by_owner
 
-    if args.group_by is not None:
+    if args.group_by is not None and by_owner(args.group_by):
+        _write_sides(out, recording, args, where)
+    elif args.group_by is not None:
+        from conntracker.recording.query import groups_query
+
         query = groups_query(args.group_by, *where, sort=args.sort, limit=args.limit)
+        _write_chunks(out, recording.chunks(query), args, GROUPS_OPTIONAL)
     else:
-        columns = FLOW_KEYS if args.format == "json" else TABLE_COLUMNS
-        query = flows_query(columns, *where, sort=args.sort, limit=args.limit)
-    chunks = recording.chunks(query)
+        _write_flows(out, recording, args, where)
+
+
+def _write_flows(
+    out: BinaryIO, recording: Recording, args: Namespace, where: tuple[Filter, int | None, int | None]
+) -> None:
+    from conntracker.formats.jsonl import FLOW_KEYS
+    from conntracker.recording.owned import ENDS
+    from conntracker.recording.ownertexts import owner_texts
+    from conntracker.recording.query import flows_query
+    from conntracker.recording.views import condition
+
+    if args.format == "json":
+        query = flows_query(FLOW_KEYS, *where, sort=args.sort, limit=args.limit)
+        with owner_texts(recording, condition(*where)) as with_texts:
+            _write_chunks(out, map(with_texts, recording.chunks(query)), args, (), dict.fromkeys(ENDS, str))
+        return
+    columns, optional = (TABLE_WITH_OWNERS, OWNERS_OPTIONAL) if recording.owned else (TABLE_COLUMNS, TABLE_OPTIONAL)
+    query = flows_query(columns, *where, sort=args.sort, limit=args.limit)
+    _write_chunks(out, recording.chunks(query), args, optional)
+
+
+def _write_sides(
+    out: BinaryIO, recording: Recording, args: Namespace, where: tuple[Filter, int | None, int | None]
+) -> None:
+    """The sums by owners, with the peers of each."""
+    from conntracker.formats.peers import peers_json, peers_text
+    from conntracker.recording.sides import sides
+
+    most = None if args.format == "json" else PEERS_AT_MOST
+    chunks = sides(recording, args.group_by, *where, args.sort, args.limit, most)
+    names = [name.strip() for name in args.group_by.split(",")]
+    optional = (*(("kind",) if "process" in names else ()), *SIDES_OPTIONAL)
+    _write_chunks(out, chunks, args, optional, {"peers": peers_json}, {"peers": peers_text})
+
+
+def _write_chunks(
+    out: BinaryIO,
+    chunks: Iterable[Columns],
+    args: Namespace,
+    optional: Sequence[str],
+    as_json: Mapping[str, Callable[[Any], str]] | None = None,
+    as_text: Mapping[str, Callable[[Any, int], str]] | None = None,
+) -> None:
+    """Chunks as JSON, or as a table; `as_json` and `as_text` write columns that are neither numbers nor text."""
+    from conntracker.formats.jsonl import json_lines
+    from conntracker.formats.table import table_lines
+
     if args.format == "json":
         for chunk in chunks:
-            out.write("".join(json_lines(chunk)).encode())
+            out.write("".join(json_lines(chunk, as_json)).encode())
         return
-    optional = TABLE_OPTIONAL if args.group_by is None else GROUPS_OPTIONAL
-    # A file or a pipe has no width; columns must not come and go there.
-    width = shutil.get_terminal_size().columns if os.isatty(1) or "COLUMNS" in os.environ else 10_000
-    for line in table_lines(chunks, width, optional):
+    for line in table_lines(chunks, _width(), optional, as_text):
         out.write(line.encode())
+
+
+def _width() -> int:
+    # A file or a pipe has no width; columns must not come and go there.
+    return shutil.get_terminal_size().columns if os.isatty(1) or "COLUMNS" in os.environ else 10_000
 
 
 def _say_losses(recording: Recording) -> None:

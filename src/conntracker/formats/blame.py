@@ -11,6 +11,7 @@ from conntracker.answers.untraced import NOT_ASKED
 from conntracker.formats.icmp import icmp_name
 from conntracker.formats.table import human_bytes, printable
 from conntracker.model import protocol_name, protocol_number
+from conntracker.owner import EXACT, FORWARDED, KERNEL, PROCESS
 from conntracker.steps import UNDECIDED
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def blame_lines(blame: Blame, width: int = 80) -> Iterator[str]:
 
 def _lines(blame: Blame, width: int) -> Iterator[str]:
     title = _title(blame)
-    yield f"{title}   {_verdict(blame)}"
+    yield f"{_headline(blame) if blame.flow else title}   {_verdict(blame)}"
     if blame.flow and blame.flow["zone"]:
         yield f"  in zone {blame.flow['zone']}"
     way = blame.way
@@ -100,6 +101,28 @@ def _title(blame: Blame) -> str:
     return text if flow["icmp_type"] is None else text + _icmp(
         protocol_number(flow["proto"]), flow["icmp_type"], flow["icmp_code"], flow["icmp_id"]
     )  # fmt: skip
+
+
+def _headline(blame: Blame) -> str:
+    """The title with the owners of a flow's ends behind them."""
+    flow, title = blame.flow, _title(blame)
+    if flow is None or not (flow.get("process") or flow.get("peer_process")):
+        return title
+    if flow["owner_kind"] == flow["peer_owner_kind"] == FORWARDED:
+        return f"{title} ({FORWARDED})"
+    source, arrow, destination = title.partition(" -> ")
+    return f"{source}{_owner(flow, 'owner')}{arrow}{destination}{_owner(flow, 'peer_owner')}"
+
+
+def _owner(flow: dict[str, Any], end: str) -> str:
+    """' (curl[5057], alice)', with what is not sure behind it; ' (kernel)'."""
+    kind, certainty = flow[f"{end}_kind"], flow[f"{end}_certainty"]
+    if kind != PROCESS:
+        return f" ({kind})" if kind == KERNEL else ""
+    user = flow[f"{end}_user"] or flow[f"{end}_uid"]
+    words = [f"{flow[f'{end}_comm']}[{flow[f'{end}_pid']}]", str(user) if user is not None else ""]
+    words += [certainty] if certainty != EXACT else []
+    return f" ({', '.join(filter(None, words))})"
 
 
 def _ends(packet: Packet) -> str:

@@ -12,6 +12,7 @@ from conntracker.formats.icmp import icmp_name
 from conntracker.formats.jsonl import FLOW_KEYS
 from conntracker.model import protocol_name
 from conntracker.recording.meta import time_text
+from conntracker.recording.owned import ENDS, OWNER_KEYS
 from conntracker.steps import UNDECIDED
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def blame_json(blame: Blame) -> str:
     """
     values: dict[str, Any] = {}
     if blame.flow is not None:
-        values["flow"] = {name: blame.flow[name] for name in FLOW_KEYS}
+        values["flow"] = {name: _owner(blame.flow, name) if name in ENDS else blame.flow[name] for name in FLOW_KEYS}
     elif blame.packet is not None:
         values["packet"] = _packet(blame.packet)
     values |= {"host": blame.host, **(_outcome(blame.way.path) if blame.way else _NO_OUTCOME)}
@@ -110,8 +111,15 @@ def _packet(packet: Packet) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _owner(flow: dict[str, Any], end: str) -> dict[str, Any] | None:
+    """The owner of one end of a flow as Owner.json has it."""
+    if flow.get(f"{end}_kind") is None:
+        return None
+    return {key: flow[f"{end}_{key}"] for key in OWNER_KEYS}
+
+
 def _time(value: object) -> str:
-    """The times of a flow, which are UTC without saying so."""
+    """The times of a flow and of its owners, which are UTC without saying so."""
     if isinstance(value, datetime):
         return value.isoformat(timespec="microseconds") + "Z"
     raise TypeError(f"{type(value).__name__} is not for JSON")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -19,21 +19,29 @@ __all__ = ["FLOW_KEYS", "json_lines"]
 FLOW_KEYS = (
     "family", "proto", "src", "sport", "dst", "dport", "reply_src", "reply_sport", "reply_dst", "reply_dport",
     "icmp_type", "icmp_code", "zone", "mark", "state", "replied", "packets", "bytes", "reply_packets", "reply_bytes",
-    "start", "end", "end_seen", "host", "flow", "first_seen", "last_seen", "offloaded",
+    "start", "end", "end_seen", "host", "flow", "first_seen", "last_seen", "offloaded", "owner", "peer_owner",
 )  # fmt: skip
 
 BOOLEANS = {True: "true", False: "false", None: "null"}
 
 
-def json_lines(columns: Mapping[str, NDArray[Any]]) -> Iterator[str]:
+def json_lines(
+    columns: Mapping[str, NDArray[Any]], write: Mapping[str, Callable[[Any], str]] | None = None
+) -> Iterator[str]:
     """One line, with its newline, for each row of columns of equal length, the names as keys.
 
     Columns as arrow.read_stream gives them: integers, booleans, datetime64[us], text in object arrays; masked values,
     NaT and None become null.
+
+    write   what makes JSON of a value of other columns, by their names
     """
     keys = ", ".join(json.dumps(name).replace("%", "%%") + ": %s" for name in columns)
     template = "{" + keys + "}\n"
-    for row in zip(*(_texts(column) for column in columns.values()), strict=True):
+    write = write or {}
+    texts = (
+        list(map(write[name], column.tolist())) if name in write else _texts(column) for name, column in columns.items()
+    )
+    for row in zip(*texts, strict=True):
         yield template % row
 
 

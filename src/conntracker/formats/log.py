@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conntracker.formats.behind import WriteBehind
-from conntracker.formats.owner import NOBODY, Tails
+from conntracker.formats.owner import NOBODY, Tails, sender
 from conntracker.formats.steps import Key, interleave
 from conntracker.model import ADDRESS_COLUMNS, LOG_GROUPS, U32, U64, unpack_addresses
 from conntracker.owner import Owner
@@ -68,10 +68,10 @@ def _columns(label: str, addresses: tuple[U64, ...], ports: U32) -> dict[str, ND
 
 
 class _Numbered:
-    """Owners, the first of them nobody, and where each number's is: those not known are nobody."""
+    """What the log says of owners, the first of them nobody, and which a number is; one that is not known is nobody."""
 
     def __init__(self, owners: Mapping[int, Owner]) -> None:
-        self.values = np.array([None, *owners.values()], object)
+        self.values = [None, *map(sender, owners.values())]
         self._places = np.zeros(max(owners, default=0) + 2, np.uint32)
         self._places[list(owners)] = np.arange(1, len(self.values))
 
@@ -117,12 +117,13 @@ def write_directions(
     kind          a label of LOG_GROUPS
     columns       src_hi, src_lo, dst_hi, dst_lo (uint64; IPv4 in the low word), sport, dport (ports, or type and code
                   of ICMP), sorted and distinct; where owners are looked for also `owner`, places in `owners`, which
-                  are tuples of Owner, the empty one first
+                  are tuples of Sender, the empty one first
     first_index   the number of the first line
     """
     address, wide = (_ipv4, 2) if kind.endswith("4") else (_ipv6, 5)
     icmp = kind.startswith("ICMP")
     tails = Tails(columns["owner"], columns["owners"], icmp) if "owner" in columns else None
+    layouts: dict[int, _Lines] = {}
     total, start = len(columns["sport"]), 0
     while start < total:
         index = first_index + start
@@ -138,12 +139,13 @@ def write_directions(
             ends = [src, list(_source_ports().take(first, axis=0).T), dst, [_numbers().take(second)]]
         if tails is not None:
             ends.append(tails.words(slice(start, stop)))
-        lines = _layout(icmp, wide, 0 if tails is None else len(ends[-1]))
-        out.write(lines.text([np.frombuffer(head, np.uint64), last], ends))
+        width = 0 if tails is None else len(ends[-1])
+        if width not in layouts:
+            layouts[width] = _layout(icmp, wide, width)
+        out.write(layouts[width].text([np.frombuffer(head, np.uint64), last], ends))
         start = stop
 
 
-@lru_cache(maxsize=8)
 def _layout(icmp: bool, wide: int, tail: int) -> _Lines:
     """Where all stands in a line: addresses of so many words, and as many for its end where that differs by line."""
     # The label and the first eight places of the number are two words; its last four and '] sr' are the third.

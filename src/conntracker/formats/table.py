@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -17,26 +17,44 @@ __all__ = ["human_bytes", "printable", "table_lines"]
 UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 NULL = "-"
 GAP = "  "
+LEAST, MOST = 24, 100  # room for a column that takes what there is
 
 
 def table_lines(
-    chunks: Iterable[Mapping[str, NDArray[Any]]], width: int = 80, optional: Sequence[str] = ()
+    chunks: Iterable[Mapping[str, NDArray[Any]]],
+    width: int = 80,
+    optional: Sequence[str] = (),
+    roomy: Mapping[str, Callable[[Any, int], str]] | None = None,
 ) -> Iterator[str]:
     """Lines, each with its newline, for chunks of columns (as arrow.read_stream gives them): a header, then the rows.
 
     Columns are as wide as the rows of the first chunk need; where that is more than `width`, columns named in
     `optional` are left out, the first of them first. Nothing is ever cut off. Times are local, bytes in units of 1024.
+
+    roomy   what writes a value of a column into the room that the others leave, by its name: such a column, of which
+            there may be one, stands behind the others
     """
     names: list[str] = []
     widths: list[int] = []
+    room = 0
+    roomy = roomy or {}
     for chunk in chunks:
-        cells = {name: _cells(name, column) for name, column in chunk.items() if not names or name in names}
+        last = [name for name in chunk if name in roomy]
+        cells = {
+            name: _cells(name, column)
+            for name, column in chunk.items()
+            if name not in last and (not names or name in names)
+        }
         if not names:
             needed = {name: max(len(name), *map(len, column)) for name, column in cells.items()}
-            names = _fitting(needed, width, optional)
+            names = _fitting(needed, width - (LEAST + len(GAP) if last else 0), optional)
             widths = [needed[name] if chunk[name].dtype.kind in "iu" else -needed[name] for name in names]
-            yield _line(names, widths)
-        for row in zip(*(cells[name] for name in names), strict=True):
+            room = max(LEAST, min(width - sum(abs(one) + len(GAP) for one in widths), MOST))
+            widths += [-1 for _ in last]
+            yield _line(names + last, widths)
+        columns = [cells[name] for name in names]
+        columns += [[roomy[name](value, room) for value in chunk[name].tolist()] for name in last]
+        for row in zip(*columns, strict=True):
             yield _line(row, widths)
 
 

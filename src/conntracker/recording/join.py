@@ -230,9 +230,13 @@ def seen_inside(since: int | None, until: int | None) -> str:
 
 
 def matching(filter: Filter | None) -> str:
-    """The filter as a condition on a row of traces: before NAT or after it, or on what an error is about."""
+    """The filter as a condition on a row of traces: before NAT or after it, or on what an error is about. Packets have no
+    owners, so none meets a condition on these.
+    """
     if not filter:
         return "true"
+    if filter.owned:
+        return "false"
     text = filter.sql()
     other = {"src": "dst", "dst": "src", "sport": "dport", "dport": "sport"}
     own = re.sub(r"\breply_(src|dst|sport|dport)", lambda name: f"left_{other[name[1]]}", text)

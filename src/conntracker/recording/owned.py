@@ -41,9 +41,7 @@ OWNER_COLUMNS = tuple((f"{end}_{name}", kind, f"{end}_{name}") for end in ENDS f
 
 
 @contextmanager
-def known_owners(
-    connection: DuckDBPyConnection, owners: Mapping[int, Owner], numbers: Iterable[int]
-) -> Iterator[None]:
+def known_owners(connection: DuckDBPyConnection, owners: Mapping[int, Owner], numbers: Iterable[int]) -> Iterator[None]:
     """The table with_owners() joins with, as long as the block lasts: the owners of these numbers, if there are.
 
     Of text that is none (bytes that were no UTF-8, read with surrogates) each surrogate becomes '?'.

@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 
 __all__ = ["owner_texts"]
 
+NULL = "null"
 MOST = 200_000  # texts that are held at once, of some hundred bytes each
 
 
 @contextmanager
 def owner_texts(recording: Recording, where: str) -> Iterator[Callable[[Columns], Columns]]:
-    """What puts JSON texts, None for none, in the place of the numbers in the columns `owner` and `peer_owner`.
+    """What puts JSON texts in the place of the numbers in the columns `owner` and `peer_owner`.
 
     where   the condition on the view `flows` that the rows meet
     """
     if not recording.owned:
-        yield lambda columns: columns | {end: np.full(len(columns[end]), None, object) for end in ENDS}
+        yield lambda columns: columns | {end: np.full(len(columns[end]), NULL, object) for end in ENDS}
         return
     with recording.kept(_texts(where)) as table:
-        texts: dict[int, str | None] = {}
+        texts = {0: NULL}
 
         def fill(columns: Columns) -> Columns:
             numbers = {end: columns[end].tolist() for end in ENDS}
@@ -40,9 +41,9 @@ def owner_texts(recording: Recording, where: str) -> Iterator[Callable[[Columns]
             if unknown:
                 if len(texts) > MOST:
                     texts.clear()
-                    unknown = set().union(*numbers.values())
-                texts.update(_load(recording, table, unknown - {0}))
-                texts[0] = None
+                    texts[0] = NULL
+                    unknown = set().union(*numbers.values()) - {0}
+                texts.update(_load(recording, table, unknown))
             return columns | {end: _column(texts, numbers[end]) for end in ENDS}
 
         yield fill
@@ -58,17 +59,15 @@ def _texts(where: str) -> str:
     return f"SELECT number, any_value({owner_json('owner')}) AS text FROM ({ends}) GROUP BY number"  # noqa: S608
 
 
-def _load(recording: Recording, table: str, numbers: set[int]) -> dict[int, str | None]:
-    if not numbers:
-        return {}
+def _load(recording: Recording, table: str, numbers: set[int]) -> dict[int, str]:
     query = f"SELECT number, text FROM {table} WHERE number IN ({', '.join(map(str, sorted(numbers)))})"  # noqa: S608
-    texts: dict[int, str | None] = {}
+    texts: dict[int, str] = {}
     for chunk in recording.chunks(query):
         texts.update(zip(chunk["number"].tolist(), chunk["text"].tolist(), strict=True))
     return texts
 
 
-def _column(texts: dict[int, str | None], numbers: list[int]) -> NDArray[np.object_]:
+def _column(texts: dict[int, str], numbers: list[int]) -> NDArray[np.object_]:
     column = np.empty(len(numbers), object)
     column[:] = [texts[number] for number in numbers]
     return column

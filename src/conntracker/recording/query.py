@@ -103,7 +103,7 @@ def log_directions(
     the directions of traced packets are there, too, but of ICMP no answer beside its request. Rows are sorted by
     source, destination, source port, destination port, in chunks; DuckDB sorts beyond its memory limit on disk.
     If owners were looked for, there are those who sent, too: `owner`, for each row where in `owners` they are, and
-    `owners`, tuples of Owner with what the log says of them, in the order of time; the first one is empty.
+    `owners`, tuples of senders.Sender, in the order of time, the first one empty.
 
     sets   a table with a number `paths` for directions, told by their hashes; then that is a column, 0 for none
     """

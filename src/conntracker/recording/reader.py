@@ -87,6 +87,11 @@ class Recording:
         return self.parts[0].meta
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns of the view `flows`; those of owners only if there may be any."""
+        return VIEW_NAMES if self.owned else tuple(name for name in VIEW_NAMES if name not in OWNER_NAMES)
+
+    @property
     def losses(self) -> tuple[Loss, ...]:
         """Windows in which flows may have been missed."""
         return tuple(loss for part in self.parts if part.meta for loss in part.meta.losses)
@@ -100,11 +105,9 @@ class Recording:
     ) -> Flows:
         """The flows that a filter wants and whose lifetime overlaps since..until (microseconds since the epoch, UTC).
 
-        columns: names of the view's columns; all of them if not given, those of owners only if there may be any.
-        Raises ValueError for one that is not there.
+        columns: names of the view's columns; `.columns` if not given. Raises ValueError for one that is not there.
         """
-        every = VIEW_NAMES if self.owned else tuple(name for name in VIEW_NAMES if name not in OWNER_NAMES)
-        chosen = every if columns is None else tuple(columns)
+        chosen = self.columns if columns is None else tuple(columns)
         for name in chosen:
             if name not in VIEW_NAMES:
                 raise ValueError(f"no column {name!r}; there are: {', '.join(VIEW_NAMES)}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from conntracker.owner import NO_ID, Owner, Process
 from conntracker.recording.arrow import concatenate
 from conntracker.sorting import gather
 
@@ -18,10 +17,24 @@ if TYPE_CHECKING:
     from conntracker.recording.arrow import Columns
     from conntracker.recording.reader import Recording
 
-__all__ = ["TIME_ORDER", "owners_of_flows", "sender_numbers", "with_senders"]
+__all__ = ["TIME_ORDER", "Sender", "owners_of_flows", "sender_numbers", "with_senders"]
 
-# What the log says of an owner; another process start, or another method, is no other owner there.
-_SAID = ("kind", "pid", "comm", "user", "uid", "certainty")
+
+class Sender(NamedTuple):
+    """What the log says of an owner, see owner.Owner and owner.Process; all but `kind` None unless it is a process.
+
+    There may be as many as lines, and tuples are made much faster than those.
+    """
+
+    kind: str
+    pid: int | None
+    comm: str | None
+    user: str | None
+    uid: int | None
+    certainty: str | None
+
+
+_SAID = Sender._fields
 
 # The order of the senders of one direction. Only where a flow's two directions are one (a socket connected to itself)
 # is its `reply` beside it.
@@ -80,25 +93,19 @@ def _fresh(rows: Columns) -> NDArray[np.bool_]:
 def _gathered(recording: Recording, owners: str, rows: Columns, fresh: NDArray[np.bool_]) -> Columns:
     numbers = np.unique(np.append(rows["sender"], np.uint64(0)))
     known = _load(recording, owners, numbers[1:].tolist())
-    values = np.array([None, *(known[number] for number in numbers[1:].tolist())], object)
+    values = [None, *map(known.__getitem__, numbers[1:].tolist())]
     places = np.searchsorted(numbers, rows["sender"]).astype(np.uint32)
     columns = {name: column[fresh] for name, column in rows.items() if name != "sender"}
     owner, sets = gather(fresh, places, values)
     return columns | {"owner": owner, "owners": sets}
 
 
-def _load(recording: Recording, owners: str, numbers: list[int]) -> dict[int, Owner]:
-    """Owners by number, as far as the log says something of them."""
+def _load(recording: Recording, owners: str, numbers: list[int]) -> dict[int, Sender]:
     if not numbers:
         return {}
     chosen = ", ".join(map(str, numbers))
-    query = f"SELECT number, {', '.join(_SAID)} FROM {owners} WHERE number IN ({chosen})"  # noqa: S608
-    return {
-        number: Owner(kind, None if pid is None else _process(pid, comm, user, uid), None, certainty)
-        for chunk in recording.chunks(query)
-        for number, kind, pid, comm, user, uid, certainty in zip(*(c.tolist() for c in chunk.values()), strict=True)
-    }
-
-
-def _process(pid: int, comm: str | None, user: str | None, uid: int | None) -> Process:
-    return Process(pid, comm or "", NO_ID if uid is None else uid, user=user)
+    found: dict[int, Sender] = {}
+    for chunk in recording.chunks(f"SELECT * FROM {owners} WHERE number IN ({chosen})"):  # noqa: S608
+        of_rows, *said = (column.tolist() for column in chunk.values())
+        found.update(zip(of_rows, map(Sender._make, zip(*said, strict=True)), strict=True))
+    return found

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from conntracker.recording.arrow import Columns
     from conntracker.recording.reader import Recording
 
-__all__ = ["CLIENT", "SERVER", "Peer", "by_owner", "sides"]
+__all__ = ["CLIENT", "SERVER", "Peer", "Peers", "by_owner", "sides"]
 
 CLIENT, SERVER = "client", "server"
 
@@ -56,6 +56,13 @@ class Peer(NamedTuple):
     flows: int
 
 
+class Peers(NamedTuple):
+    """How many peers a side has, and the first of them, most flows first."""
+
+    count: int
+    first: list[Peer]
+
+
 def by_owner(by: str) -> bool:
     """Whether the rows of --group-by are sides of flows."""
     return any(name in SIDE_NAMES for name in group_names(by))
@@ -73,8 +80,8 @@ def sides(
 ) -> Iterator[Columns]:
     """Chunks of columns: those of `by`, `kind` (see Owner), the names of SUMS; most flows first if not sorted.
 
-    Where `by` has columns of owners only, there is `peers`, too: a list of Peer for each row, most flows first; with
-    `most` at most so many, and `peers_count` says how many there are. Raises ValueError for a column that is not there.
+    Where `by` has columns of owners only, there is `peers`, too: Peers of each row, at most `most` of them. Raises
+    ValueError for a column that is not there.
     """
     names = group_names(by)
     names += [] if "kind" in names else ["kind"]
@@ -87,8 +94,8 @@ def sides(
         peers = _peers(recording, _peers_query(pairs, groups, by_keys, most)) if with_peers else None
         chosen = ", ".join([*map(shown, names), *SUMS, "number"])
         for chunk in recording.chunks(f"SELECT {chosen} FROM {groups} ORDER BY number"):  # noqa: S608
-            numbers = chunk.pop("number").tolist()
-            yield chunk if peers is None else chunk | _taken(peers, len(numbers), most)
+            count = len(chunk.pop("number"))
+            yield chunk if peers is None else chunk | _taken(peers, count)
 
 
 def _keys(name: str) -> tuple[str, ...]:
@@ -179,21 +186,19 @@ def _peers_query(pairs: str, groups: str, by_keys: str, most: int | None) -> str
     )
 
 
-def _peers(recording: Recording, query: str) -> Iterator[tuple[int, list[Peer]]]:
-    """For each group how many peers there are, and the first ones of them."""
+def _peers(recording: Recording, query: str) -> Iterator[Peers]:
+    """Those of each group."""
 
     def rows() -> Iterator[tuple[Any, ...]]:
         for chunk in recording.chunks(query):
             yield from zip(*(column.tolist() for column in chunk.values()), strict=True)
 
-    for _, group in groupby(rows(), key=lambda row: row[0]):
-        of_group = list(group)
-        yield of_group[0][1], [Peer(*row[2:8]) for row in of_group]
+    for (_, count), group in groupby(rows(), key=lambda row: row[:2]):
+        yield Peers(count, [Peer(*row[2:8]) for row in group])
 
 
-def _taken(peers: Iterator[tuple[int, list[Peer]]], count: int, most: int | None) -> Columns:
+def _taken(peers: Iterator[Peers], count: int) -> Columns:
     column = np.empty(count, object)
-    totals = np.zeros(count, np.uint64)
     for place in range(count):
-        totals[place], column[place] = next(peers)
-    return {"peers": column} if most is None else {"peers": column, "peers_count": totals}
+        column[place] = next(peers)
+    return {"peers": column}

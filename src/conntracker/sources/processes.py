@@ -58,7 +58,7 @@ class _Facts(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Image:
-    """What a process was from a time on, until its next image. `tried`: facts will not become known any more."""
+    """What a process was from a time on, until its next image. `tried`: /proc has no more to say."""
 
     since: int
     facts: _Facts | None = None
@@ -75,7 +75,7 @@ class _Life:
     images: list[_Image]
     ppid: int | None = None
     parent: str | None = None
-    end: int | None = None
+    end: int | None = None  # an exit was told, or nothing was there when /proc was read, or another has the id
 
 
 class Processes:
@@ -100,7 +100,7 @@ class Processes:
         self._absent: dict[int, int] = {}  # when /proc was seen not to have an id
         self._on_event, self._on_demand = _Allowance(READS_PER_SECOND), _Allowance(2 * READS_PER_SECOND)
         self._pending: deque[tuple[int, ProcessEvent]] = deque()
-        self._number = 0  # of the last pending event; and of the last that, for an id, began or ended an image
+        self._number = 0  # of the last pending event; and by id, of the last that makes another image, or none
         self._renewed: dict[int, int] = {}
         self._exited: dict[int, int] = {}
         self._boot = self._monotonic = 0
@@ -198,8 +198,7 @@ class Processes:
                 life = self._add_life(pid, _Life(None, time, []))
             self._executed(number, pid, life, time)
         elif life is not None and what == EXIT:
-            life.end = time
-            self._ended.append((pid, life))
+            self._end(pid, life, time)
         elif life is not None and life.images[-1].facts is not None:
             facts = life.images[-1].facts
             if what == UID:
@@ -248,8 +247,15 @@ class Processes:
         return lives[-1] if lives else None
 
     def _add_life(self, pid: int, life: _Life) -> _Life:
-        self._lives.setdefault(pid, []).append(life)
+        lives = self._lives.setdefault(pid, [])
+        if lives and lives[-1].end is None:
+            self._end(pid, lives[-1], lives[-1].checked)
+        lives.append(life)
         return life
+
+    def _end(self, pid: int, life: _Life, time: int) -> None:
+        life.end = time
+        self._ended.append((pid, life))
 
     def _add_known(self, pid: int, facts: _Facts, now: int) -> _Life:
         start = now if facts.start is None else facts.start
@@ -332,6 +338,7 @@ class Processes:
 
     def _look(self, pid: int) -> None:
         """Reads /proc for what an id is now."""
+        self._set_clocks()
         now, before = _now(), self._at(pid, _FOREVER)
         facts = self._read(pid)
         self.take()
@@ -343,14 +350,16 @@ class Processes:
             if len(self._absent) >= _IMAGES:
                 self._absent.clear()
             self._absent[pid] = now
-            if image is not None:
+            if life is not None and image is not None:
                 image.tried = True
+                if life.end is None:
+                    self._end(pid, life, life.checked)
         elif life is None or image is None or not _same(life.start, facts.start):
             self._add_known(pid, facts, now)
         else:
             if image.facts is None:
                 image.facts = facts
-            elif (image.facts.comm, image.facts.exe) != (facts.comm, facts.exe):
+            elif (image.facts.comm, image.facts.exe, image.facts.uid) != (facts.comm, facts.exe, facts.uid):
                 image = _Image(life.checked, facts)
                 self._add_image(life, image)
             image.tried, life.checked = True, now
@@ -398,10 +407,12 @@ class Processes:
                 exe = procfs.text(os.fsencode(os.readlink("exe", dir_fd=directory)))
             if self._cmdline and (arguments := _try("cmdline", directory)):
                 cmdline = procfs.cmdline(arguments)
+            # /proc/PID belongs to the effective user (task_dump_owner), and to root once the process is gone.
+            owner = os.fstat(directory).st_uid
             with contextlib.suppress(DecodeError):
                 stat = procfs.stat(_try("stat", directory))
                 cgroup = procfs.cgroup(_try("cgroup", directory))
-                uid = procfs.effective_uid(_try("status", directory))
+                uid = owner
                 loginuid = procfs.loginuid(_try("loginuid", directory))
         finally:
             os.close(directory)

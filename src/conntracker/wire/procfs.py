@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from conntracker.model import DecodeError
 
-__all__ = ["CMDLINE_LIMIT", "Place", "Stat", "cgroup", "cmdline", "effective_uid", "loginuid", "place", "stat", "text"]
+__all__ = ["CMDLINE_LIMIT", "Place", "Stat", "cgroup", "cmdline", "loginuid", "place", "stat", "text"]
 
 CMDLINE_LIMIT = 4096  # bytes and characters of a command line that are kept
 _PF_KTHREAD = 0x00200000  # linux/sched.h
@@ -21,7 +21,6 @@ _NO_ID = 2**32 - 1
 
 _DELETED = b" (deleted)"  # behind the path of a cgroup that was removed while a zombie was in it
 _CUT = "..."
-_UID = re.compile(rb"^Uid:\t\d+\t(\d{1,10})\t", re.MULTILINE)
 _NAMED_CONTROLS = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -65,14 +64,6 @@ def stat(data: bytes) -> Stat:
     except ValueError:  # more digits than Python converts
         raise DecodeError("number of a process too long", end + 1) from None
     return Stat(text(data[begin + 1 : end]), ppid, start, bool(flags & _PF_KTHREAD))
-
-
-def effective_uid(status: bytes) -> int:
-    """The effective user id in /proc/PID/status. Raises DecodeError if there is none."""
-    found = _UID.search(status)
-    if found is None:
-        raise DecodeError("no user id of a process", 0)
-    return int(found[1])
 
 
 def loginuid(data: bytes) -> int | None:

@@ -15,7 +15,7 @@ ANY_REMOTE, ANY_LOCAL, FIXED = 1, 2, 4  # bits of `wild`
 # cookie       the socket's (SO_COOKIE); 0 if not known
 # local, remote   addresses as two words in host byte order; IPv4 as ::ffff:a.b.c.d
 # lport, rport    in host byte order; for ICMP the echo id and 0
-# wild         ANY_REMOTE: the socket takes packets from anywhere (not connected); ANY_LOCAL: to any address of the host;
+# wild         ANY_REMOTE: the socket takes packets from anywhere (not connected); ANY_LOCAL: to any of our addresses;
 #              FIXED: the process was told for this peer, and what else is done with the socket does not change it
 # method, certainty   positions in owner.METHODS and owner.CERTAINTIES
 # pid, uid, comm, cgroup   of the process as far as its finder saw them: uid NO_ID, comm empty, cgroup (the id of a

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import conntracker
@@ -36,11 +36,12 @@ def without(*capabilities: str) -> list[str]:
 class Run:
     """One `conntracker -b` in a namespace, from 'capturing' on."""
 
-    def __init__(self, space: Namespace, directory: Path, cgroup: str, capabilities: Iterable[str] = ()) -> None:
+    def __init__(self, space: Namespace, directory: Path, cgroup: str | None, before: Sequence[str] = ()) -> None:
+        """before: words in front of the command, as of setpriv(1)."""
         self.recording = directory
         command = [
-            *without(*capabilities), sys.executable, "-m", "conntracker", "-b", "--accounting", "-o", f"{directory}.log",
-            "-w", str(directory), "--cgroup", cgroup, "--flush", "1s",
+            *before, sys.executable, "-m", "conntracker", "-b", "--accounting", "-o", f"{directory}.log",
+            "-w", str(directory), "--flush", "1s", *(("--cgroup", cgroup) if cgroup else ()),
         ]  # fmt: skip
         with space:
             self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -48,7 +49,7 @@ class Run:
         captures = threading.Event()
         self._reader = threading.Thread(target=self._read, args=(captures,), daemon=True)
         self._reader.start()
-        if not captures.wait(20):
+        if not captures.wait(20) or not any("capturing" in line for line in self.said):
             self.kill()
             raise RuntimeError(f"does not capture: {''.join(self.said)}")
 

@@ -13,7 +13,7 @@ from kernel.owners.plan import BUSY, IDLE
 from kernel.owners.post import HOLD, PR_SET_NAME, Post, be_nobody, family, libc
 from kernel.owners.truth import TCP, comm, host_pid
 
-__all__ = ["passed", "refused", "reuse", "silent", "tcp"]
+__all__ = ["passed", "refused", "reuse", "silent", "tcp", "unanswered"]
 
 MPTCP = 262  # linux/in.h
 
@@ -60,13 +60,25 @@ def _tcp(post: Post, how: str, comms: tuple[str, ...] = ()) -> None:
     sock = socket.socket(family(post.to), socket.SOCK_STREAM, proto)
     if how == "same-ports":
         sock.bind((post.to, post.case.port + 1 + post.number))
-    sock.connect((post.to, post.case.port))
+    if how == "fastopen":
+        sock.sendto(b"", socket.MSG_FASTOPEN, (post.to, post.case.port))
+    else:
+        sock.connect((post.to, post.case.port))
     own = sock.getsockname()
-    if how == "rename":
-        comms = (comm(), "another-name")
-    post.client(TCP, own[:2], post.case.port, comms=comms)
+    holders = (host_pid(),) if how == "shared" else ()
+    if how == "shared":
+        sock.send(b"\n")
+        sock.recv(10)
+        if os.fork():
+            os.wait()
+            return
+    comms = {"rename": (comm(), "another-name"), "execute": (comm(), "sleep")}.get(how, comms)
+    post.client(TCP, own[:2], post.case.port, comms=comms, holders=holders)
     say(sock, post.hello(own), how)
     sock.recv(10)
+    if how == "execute":
+        sock.set_inheritable(True)
+        os.execvp("sleep", ["sleep", str(HOLD)])  # noqa: S606
     if post.case.before in (IDLE, BUSY):
         post.stay(lambda: _once_more(sock))
     time.sleep(HOLD)
@@ -127,6 +139,14 @@ def _reset(post: Post) -> None:
         sock.sendall(post.hello(own))
         sock.recv(10)
         time.sleep(HOLD / 2)
+
+
+def unanswered(post: Post) -> None:
+    """Asks for an address that nobody has."""
+    with socket.socket(family(post.to), socket.SOCK_STREAM) as sock:
+        sock.settimeout(HOLD)
+        post.client(TCP, (None, None), post.case.port)
+        sock.connect_ex((post.to, post.case.port))
 
 
 def refused(post: Post) -> None:

@@ -8,12 +8,12 @@ import threading
 import time
 from contextlib import suppress
 
-from kernel.owners.children import WORKERS, alike, workers
+from kernel.owners.children import WORKERS, alike, fork, wait_for_ever, workers
 from kernel.owners.plan import BUSY, IDLE
 from kernel.owners.post import HOLD, Post, family
 from kernel.owners.truth import UDP, Hello
 
-__all__ = ["ask", "refused", "serve"]
+__all__ = ["ask", "multicast", "refused", "serve"]
 
 MANY = 5  # ports of a server with many
 
@@ -31,8 +31,19 @@ def serve(post: Post, how: str) -> None:
             more = socket.socket(socket.AF_INET, kind)
             more.bind((post.case.to, post.case.inside + n))
             threading.Thread(target=_serve, args=(post, more, "address", n), daemon=True).start()
+    if how == "two":
+        other_version(post)
     post.ready()
     _serve(post, sock, how)
+
+
+def other_version(post: Post) -> None:
+    """Another process takes what comes to the same port by IPv6."""
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("::", post.case.inside))
+    fork(wait_for_ever)
+    sock.close()
 
 
 def _serve(post: Post, sock: socket.socket, how: str, n: int = 0) -> None:
@@ -58,7 +69,7 @@ def _serve(post: Post, sock: socket.socket, how: str, n: int = 0) -> None:
 def ask(post: Post, *how: str) -> None:
     """A datagram to each port of the server, and the answers; connected or not, or sent by a child of the maker."""
     sock = socket.socket(family(post.to), socket.SOCK_DGRAM)
-    connected = "connected" in how
+    connected = "connected" in how or "anew" in how
     if connected:
         sock.connect((post.to, post.case.port))
     else:
@@ -69,6 +80,8 @@ def ask(post: Post, *how: str) -> None:
     own = (sock.getsockname()[0] if connected else _source(post), sock.getsockname()[1])
     answered = "null" not in post.case.server
     for port in range(post.case.port, post.case.port + (MANY if "many" in how else 1)):
+        if "anew" in how:
+            sock.connect((post.to, port))
         post.client(UDP, own, port, holders=(os.getppid(),) if "child" in how else ())
         _ask(sock, post.hello(own), None if connected else (post.to, port), answered)
     if post.case.before in (IDLE, BUSY):
@@ -95,6 +108,16 @@ def _source(post: Post) -> str:
     with socket.socket(family(post.to), socket.SOCK_DGRAM) as sock:
         sock.connect((post.to, 9))
         return str(sock.getsockname()[0])
+
+
+def multicast(post: Post) -> None:
+    """To a group of which nobody is a member, by loopback: there is no other end."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("10.77.0.1"))
+        sock.bind(("", 0))
+        post.client(UDP, ("10.77.0.1", sock.getsockname()[1]), post.case.port)
+        sock.sendto(b"x", (post.to, post.case.port))
+        time.sleep(HOLD)
 
 
 def refused(post: Post) -> None:

@@ -10,9 +10,9 @@ import time
 
 from kernel.owners.post import HOLD, Post, family
 from kernel.owners.programs import MISSING
-from kernel.owners.truth import ICMP, ICMPV6
+from kernel.owners.truth import ICMP, ICMPV6, UDP
 
-__all__ = ["echo", "ping", "raw"]
+__all__ = ["echo", "ping", "raw", "raw_udp"]
 
 ECHO_REQUEST = {ICMP: 8, ICMPV6: 128}
 EXPERIMENT = 253  # a protocol that nobody has: RFC 3692
@@ -56,4 +56,14 @@ def raw(post: Post) -> None:
         post.client(EXPERIMENT, (None, None))
         post.other(EXPERIMENT)
         sock.sendto(b"x", (post.to, 0))
+        time.sleep(HOLD)
+
+
+def raw_udp(post: Post) -> None:
+    """A datagram of UDP (RFC 768) from a raw socket, as DHCP clients and traceroute(8) make them."""
+    port = post.case.port + 1 + post.number
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as sock:
+        hello = post.hello(("127.0.0.1", port))
+        post.client(UDP, ("127.0.0.1", port), post.case.port)
+        sock.sendto(struct.pack("!HHHH", port, post.case.port, 8 + len(hello), 0) + hello, (post.to, 0))
         time.sleep(HOLD)

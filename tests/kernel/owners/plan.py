@@ -91,6 +91,10 @@ CASES = (
     Case("io-uring-server", "ring", "tcp"),
     Case("mptcp", "tcp mptcp", "tcp mptcp"),
     Case("mptcp-server", "tcp mptcp", "tcp"),
+    Case("client-executes", "tcp address", "tcp execute"),
+    Case("shared-connection", "tcp address", "tcp shared", 5),
+    Case("fast-open", "tcp address", "tcp fastopen", 5),
+    Case("unanswered", "none", "unanswered", 5, to="10.76.0.1{n}"),
     Case("port-reused", "tcp address", "reuse", 5),
     Case("refused4", "none", "refused", to="10.78.1.{n}"),
     Case("refused6", "none", "refused", to="fd78::1:{n}"),
@@ -105,6 +109,9 @@ CASES = (
     Case("udp-no-address-connected", "udp null", "udp connected"),
     Case("udp-prefork", "udp prefork", "udp", 12),
     Case("udp-reuseport", "udp reuseport", "udp", 12),
+    Case("udp-two-versions", "udp two", "udp"),
+    Case("udp-connected-anew", "udp many", "udp anew many", 2),
+    Case("udp-multicast", "udp null", "udp_multicast", 5, to="239.1.2.3", bind="0.0.0.0"),  # noqa: S104
     Case("udp-server-connects", "udp connects", "udp", 1),
     Case("udp-child", "udp address", "udp child"),
     Case("udp-child-connected", "udp address", "udp connected child"),
@@ -119,6 +126,7 @@ CASES = (
     Case("echo4-socket", "none", "echo dgram", 5, to="10.78.5.{n}", at="a"),
     Case("echo4-raw", "none", "echo raw", 5, to="10.78.6.{n}"),
     Case("echo6-raw", "none", "echo raw", 5, to="fd78::6:{n}"),
+    Case("raw-udp", "udp null", "raw_udp", 5),
     Case("raw-protocol", "none", "raw", 5, to="10.78.12.{n}"),
     # other namespaces, and NAT
     Case("from-namespace", "tcp address", "tcp", to="10.77.0.1", at="a"),

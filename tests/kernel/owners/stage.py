@@ -2,9 +2,10 @@
 
     python -m kernel.owners.stage CGROUP TRUTH QUICK host=FD a=FD b=FD [CASE...]
 
-CGROUP is a directory that it moves into; TRUTH, QUICK and FD are open descriptors: the file of ends, the program quick.c,
-network namespaces. It answers lines on standard input with a line: "before" starts what is to be there before the capture; "play" all else, and answers when
-all clients have ended. At the end of its input it kills every process that it started, then itself.
+CGROUP is a directory that it moves into; TRUTH, QUICK and FD are open descriptors: the file of ends, the program of
+quick.c, network namespaces. It answers lines on standard input with a line: "before" starts what is to be there before
+the capture; "play" all else, and answers when all clients have ended. At the end of its input it kills every process
+that it started, then itself.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SERVERS: dict[str, Callable[..., None]] = {
 CLIENTS: dict[str, Callable[..., None]] = {
     **{name: getattr(clients, name) for name in clients.__all__}, "udp": datagrams.ask,
     "udp_refused": datagrams.refused, "echo": echoes.echo, "ping": echoes.ping, "raw": echoes.raw,
-    "quick": programs.quick, "tool": programs.tool,
+    "quick": programs.quick, "udp_multicast": datagrams.multicast, "raw_udp": echoes.raw_udp, "tool": programs.tool,
 }  # fmt: skip
 PATIENCE = 30  # seconds that a server takes to start, or all clients to end
 BURST, PAUSE = 40, 0.1  # so many clients begin at once, then a pause in seconds

@@ -354,11 +354,12 @@ SEC("raw_tp/sock_recv_length") int ct_received(struct bpf_raw_tracepoint_args *c
  */
 static inline int parse(struct __sk_buff *skb, struct side_key *key, int out)
 {
-	__u8 head[48], next, *ports;
+	__u8 head[48] = {}, next, *ports;
 	__u32 at;
 
 	if (skb->protocol == net16(0x0800)) {
-		if (bpf_skb_load_bytes(skb, 0, head, 28) && bpf_skb_load_bytes(skb, 0, head, 24))
+		if (bpf_skb_load_bytes(skb, 0, head, 28) && bpf_skb_load_bytes(skb, 0, head, 24) &&
+		    bpf_skb_load_bytes(skb, 0, head, 20))
 			return 0;
 		key->local[2] = key->remote[2] = net32(0xffff);
 		key->local[3] = *(__u32 *)(head + (out ? 12 : 16));
@@ -369,7 +370,8 @@ static inline int parse(struct __sk_buff *skb, struct side_key *key, int out)
 		if (at != 20 && bpf_skb_load_bytes(skb, at, ports, 8) && bpf_skb_load_bytes(skb, at, ports, 4))
 			return 0;
 	} else if (skb->protocol == net16(0x86DD)) {
-		if (bpf_skb_load_bytes(skb, 0, head, 48) && bpf_skb_load_bytes(skb, 0, head, 44))
+		if (bpf_skb_load_bytes(skb, 0, head, 48) && bpf_skb_load_bytes(skb, 0, head, 44) &&
+		    bpf_skb_load_bytes(skb, 0, head, 40))
 			return 0;
 		__builtin_memcpy(key->local, head + (out ? 8 : 24), 16);
 		__builtin_memcpy(key->remote, head + (out ? 24 : 8), 16);

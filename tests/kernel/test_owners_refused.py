@@ -1,0 +1,144 @@
+"""`conntracker -b` where BPF is refused: owners by sock_diag(7), and one line that says so and what is missing."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from conntracker.sources.netns import Namespace
+from kernel.owners.bpf_objects import SYSCALL
+from kernel.owners.capture import Run, without
+from kernel.owners.matrix import cgroup_mount, own_cgroup
+from kernel.owners.truth import TCP
+
+pytestmark = pytest.mark.needs("nft", "setpriv", "unshare", "umount")
+
+RULES = "table inet t { chain c { type filter hook output priority 0; ct state new counter; }; }"
+# Becomes another program that a filter of seccomp(2) keeps from bpf(2): a program of classic BPF (linux/filter.h) which
+# answers that call with an error, and lets all others pass. Arguments: the call's number, the error, the command.
+FILTER = """
+import ctypes, os, struct, sys
+LOAD_WORD, EQUAL, RETURN = 0x20, 0x15, 0x06
+ERROR, ALLOW = 0x00050000, 0x7FFF0000
+call, error = int(sys.argv[1]), int(sys.argv[2])
+code = [(LOAD_WORD, 0, 0, 0), (EQUAL, 0, 1, call), (RETURN, 0, 0, ERROR | error), (RETURN, 0, 0, ALLOW)]
+text = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in code))
+program = struct.pack("HxxxxxxP", len(code), ctypes.addressof(text))
+libc = ctypes.CDLL(None, use_errno=True)
+PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0):
+    sys.exit(os.strerror(ctypes.get_errno()))
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+# A process with both ends of a connection: it enters a cgroup, talks to itself, and stays until its input ends.
+ACTOR = """
+import socket, sys
+open(sys.argv[1] + "/cgroup.procs", "w").write("0")
+with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+    with server.accept()[0] as accepted:
+        client.send(b"x")
+        accepted.recv(1)
+        print("ready", flush=True)
+        sys.stdin.read()
+"""
+EPERM, ENOSYS = 1, 38
+NO_CGROUPS = 'umount -l -a -t cgroup2; exec "$@"'
+
+
+def filtered(error: int) -> list[str]:
+    """What to put before a command whose bpf(2) shall fail."""
+    return [sys.executable, "-c", FILTER, str(SYSCALL), str(error)]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A way to be refused.
+
+    before   stands before the command
+    says     what the one line says
+    method   how owners are known then
+    whole    whether the root of cgroup2 is asked for, which then cannot be found
+    """
+
+    name: str
+    before: list[str]
+    says: str
+    method: str = "sock_diag"
+    whole: bool = False
+
+
+REFUSALS = [
+    Refusal("no-bpf", without("bpf", "sys_admin"), r"BPF refused.*CAP_BPF"),
+    Refusal("no-perfmon", without("perfmon", "sys_admin"), r"no CAP_PERFMON", "bpf"),
+    Refusal(
+        "no-cgroup2",
+        ["unshare", "-m", "sh", "-c", NO_CGROUPS, "sh", *without("sys_admin")],
+        r"BPF refused.*CAP_SYS_ADMIN",
+        whole=True,
+    ),
+    Refusal("seccomp-eperm", filtered(EPERM), r"BPF refused.*(not permitted|refuse)"),
+    Refusal("seccomp-enosys", filtered(ENOSYS), r"BPF refused.*(not implemented|no bpf)"),
+]
+
+
+@pytest.fixture
+def host() -> Iterator[Namespace]:
+    """A network namespace with loopback and connection tracking."""
+    space = Namespace.create()
+    with space:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=10)
+        subprocess.run(["nft", "-f", "-"], input=RULES, text=True, check=True, timeout=10)
+    yield space
+    space.close()
+
+
+@pytest.fixture
+def cgroup() -> Iterator[str]:
+    """A directory of cgroup2 for the test alone."""
+    if cgroup_mount() is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("cgroup2 is not mounted")
+    with own_cgroup("conntracker-refused") as path:
+        yield path
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=[refusal.name for refusal in REFUSALS])
+def test_owners_all_the_same(host: Namespace, cgroup: str, tmp_path: Path, refusal: Refusal) -> None:
+    """Both ends of a connection have their process, and one line, no more, says what is missing."""
+    run = Run(host, tmp_path / "recording", None if refusal.whole else cgroup, refusal.before)
+    try:
+        with host:
+            command = [sys.executable, "-c", ACTOR, cgroup]
+            actor = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            assert actor.stdout is not None
+            assert actor.stdout.readline() == "ready\n"
+            time.sleep(1)  # it is polled four times a second
+            assert run.end() == 0, run.said
+        finally:
+            actor.kill()
+            actor.communicate()
+    finally:
+        run.kill()
+    assert len([line for line in run.said if re.search(refusal.says, line)]) == 1, run.said
+    assert len([line for line in run.said if "BPF" in line or "CAP_" in line]) == 1, run.said
+    assert not [line for line in run.said if "Traceback" in line], run.said
+    answers = [flow.answers[end] for flow in run.flows() for end in ("client", "server") if flow.proto == TCP]
+    assert [(one.pids, one.method) for one in answers] == [((actor.pid,), refusal.method)] * 2
+
+
+def test_no_rights_over_the_network_are_another_error(host: Namespace, tmp_path: Path) -> None:
+    """Without CAP_NET_ADMIN there is no capture at all, with -b or without: one line, exit code 3."""
+    command = [*without("net_admin"), sys.executable, "-m", "conntracker", "-b", "-o", str(tmp_path / "log")]
+    with host:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "CAP_NET_ADMIN" in done.stderr
+    assert "Traceback" not in done.stderr
