@@ -28,16 +28,17 @@ from conntracker.ownerwatch import OwnerOptions, OwnerWatch
 from conntracker.sources.bpf import ownership
 from conntracker.sources.bpf.calls import Map
 from conntracker.sources.bpf.ownership import Ownership
-from conntracker.sources.cgroups import open_root
+from conntracker.sources.cgroups import id_of, open_root
 from conntracker.sources.netns import Namespace
-from conntracker.wire.ownership import KEY, SIDE, sides_of
+from conntracker.wire.ownership import KEY, SIDE, USER, sides_of
 
 # Mode of owned.c, how much of it, the least share of operations per CPU second that must be left.
 LOADS = (
-    ("connect", 8000, 0.70), ("datagram", 60000, 0.75), ("connected", 60000, None), ("request", 15000, None),
-    ("bulk", 3000, 0.97),
+    ("connect", 4000, 0.70), ("datagram", 40000, 0.75), ("connected", 40000, None), ("request", 8000, None),
+    ("bulk", 1000, 0.97),
 )  # fmt: skip
 OFF, ALL, HOOKS = "none", "all", "hooks"
+_BEST_OF = 3  # what others do on the machine makes a run dearer, never cheaper
 PARTS = ("overhead", "programs", "reading", "long")
 
 _NEXT_TAKE = 0.1  # seconds, as OwnerWatch
@@ -132,7 +133,7 @@ def overhead(where: Place, rounds: int, loads: Sequence[str]) -> list[common.Cla
 
     def one(side: str, _: int) -> dict[str, float]:
         with attached(where, side):
-            return {mode: where.cpu(mode, count) for mode, count, _ in chosen}
+            return {mode: min(where.cpu(mode, count) for _ in range(_BEST_OF)) for mode, count, _ in chosen}
 
     one(OFF, 0)
     sides = (OFF, ALL, HOOKS)
@@ -257,7 +258,7 @@ def long(where: Place, connections: int) -> list[common.Claim]:
             before = time.process_time()
             _churn(where, watch, sides, step)
             cpu.append(time.process_time() - before)
-            entries = [len(held._maps[name].read(key, value)[0]) for name, key, value in _HASHES]
+            entries = [len(held._maps["ct_sides"].read(KEY, SIDE)[0]), _users_of_ours(held, where)]
             left.append(sum(entries))
             resident.append(_resident())
             rows.append(((number + 1) * step, *entries, len(sides), resident[-1], cpu[-1] / step * 1e6, held.lost))
@@ -272,7 +273,12 @@ def long(where: Place, connections: int) -> list[common.Claim]:
     ]
 
 
-_HASHES = (("ct_sides", KEY, SIDE), ("ct_users", np.dtype("u8"), ownership.USER))
+
+
+def _users_of_ours(programs: Ownership, where: Place) -> int:
+    """Entries of the load in ct_users, which has those of other cgroups, too: the tracepoints are the host's."""
+    users = programs._maps["ct_users"].read(np.dtype("u8"), USER)[1]
+    return int(np.count_nonzero(users["actor"]["cgroup"] == id_of(where.cgroup)))
 
 
 def _churn(where: Place, watch: OwnerWatch, sides: Sides, count: int) -> None:
@@ -295,7 +301,7 @@ def _flush(watch: OwnerWatch, sides: Sides) -> None:
     for rows, numbers in found:
         sides.add(rows, numbers)
     if users is not None:
-        sides.use(users[0]["cookie"].copy(), users[1], watch.elsewhere)
+        sides.use(*users, watch.elsewhere)
     sides.merge()
     sides.news()
     sides.forget(time.time_ns() // 1000)

@@ -1,9 +1,9 @@
 """Owners: what conntracker says of processes with known ends of flows, a line a case, with ss(8) beside it.
 
 All cases of the table in tests/kernel/owners/plan.py, or those named, are played once, captured at the same time with
-all rights, by cgroup hooks alone (no CAP_PERFMON), and by sock_diag (no CAP_BPF), while `ss -Htunwpa` is polled each half
-half a second. Counted are ends of flows that name exactly the process that did the I/O; `held` names another one that had
-the socket, `wrong` one that never had it.
+all rights, by cgroup hooks alone (no CAP_PERFMON), and by sock_diag (no CAP_BPF), while ss(8) is polled each half a
+second. Counted are ends of flows that name exactly the process that did the I/O; `held` names another one that had the
+socket, `wrong` one that never had it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import common
 sys.path.insert(0, str(common.ROOT / "tests"))
 
 from kernel.owners.capture import VARIANTS
+from kernel.owners.cgroup import why_not
 from kernel.owners.judge import EXACT, HELD, WRONG
-from kernel.owners.matrix import Played, cgroup_mount, play
+from kernel.owners.matrix import Played, play
 from kernel.owners.plan import CASES
 
 LEAST = {"all": 0.99, "hooks": 0.95}
@@ -32,8 +33,9 @@ def main() -> int:
     parser.add_argument("--verdicts", action="store_true", help="show every end that is not exact")
     args = parser.parse_args()
     common.need_root()
-    if cgroup_mount() is None:
-        common.give_up("needs cgroup2, mounted anywhere")
+    reason = why_not()
+    if reason is not None:
+        common.give_up(reason)
     with tempfile.TemporaryDirectory() as directory:
         played = play(Path(directory), cases=args.case)
     show(played)

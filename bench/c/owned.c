@@ -4,7 +4,7 @@
  *     owned connect|datagram|connected|request COUNT    one operation after the other, COUNT times
  *     owned bulk COUNT                                  COUNT megabytes through one TCP connection
  *     owned peers COUNT                                 a datagram to each of COUNT peers from one socket
- *     owned churn COUNT                                 COUNT connections, to one address after the other, reset
+ *     owned churn COUNT                                 COUNT connections with a byte, to one address after the other
  *     owned look|take FD KEY VALUE ENTRIES              all entries of the hash map FD by one batch; prints seconds
  *
  * connect    connect, accept, a byte each way, close
@@ -73,8 +73,8 @@ static void one_byte(int from, int to)
 	must(recv(to, buffer, 1, 0) == 1, "recv");
 }
 
-/* A connection from here to here, with a byte each way. */
-static void connection(int listener, const struct sockaddr_in *to)
+/* A connection from here to here, with a byte there and perhaps one back. */
+static void connection(int listener, const struct sockaddr_in *to, int back)
 {
 	struct linger reset = { 1, 0 };
 	struct sockaddr_in peer;
@@ -86,7 +86,8 @@ static void connection(int listener, const struct sockaddr_in *to)
 	server = accept4(listener, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC);
 	must(server >= 0, "accept");
 	one_byte(client, server);
-	one_byte(server, client);
+	if (back)
+		one_byte(server, client);
 	close(client);
 	close(server);
 }
@@ -97,7 +98,7 @@ static void connects(long count)
 	int listener = bound(SOCK_STREAM, &address);
 
 	while (count--)
-		connection(listener, &address);
+		connection(listener, &address, 1);
 }
 
 static void churns(long count)
@@ -107,7 +108,7 @@ static void churns(long count)
 
 	for (long i = 0; i < count; i++) {
 		address.sin_addr.s_addr = htonl(INADDR_LOOPBACK + i % CHURN_PEERS);
-		connection(listener, &address);
+		connection(listener, &address, 0);
 	}
 }
 
@@ -147,27 +148,8 @@ static void peers(long count)
 	}
 }
 
-static void talk(int fd, long count, int bulk)
-{
-	if (bulk)
-		for (long i = 0; i < count * (1000000 / CHUNK + 1); i++)
-			must(send(fd, buffer, CHUNK, 0) > 0, "send");
-	else
-		while (count--) {
-			must(send(fd, buffer, 1, 0) == 1, "send");
-			must(recv(fd, buffer, 1, 0) == 1, "recv");
-		}
-}
-
-static void answer(int fd, int bulk)
-{
-	while (recv(fd, buffer, bulk ? CHUNK : 1, 0) > 0)
-		if (!bulk)
-			must(send(fd, buffer, 1, 0) == 1, "send");
-}
-
-/* Two processes with a connection between them. */
-static void pair(long count, int bulk)
+/* Two processes with a connection between them: a byte there, a byte back. */
+static void requests(long count)
 {
 	struct sockaddr_in address;
 	int listener = bound(SOCK_STREAM, &address), fd, on = 1, status;
@@ -178,14 +160,33 @@ static void pair(long count, int bulk)
 		fd = made(SOCK_STREAM);
 		must(!connect(fd, (struct sockaddr *)&address, sizeof(address)), "connect");
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-		talk(fd, count, bulk);
+		while (count--)
+			one_byte(fd, fd);
 		_exit(0);
 	}
 	fd = accept(listener, NULL, NULL);
 	must(fd >= 0, "accept");
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	answer(fd, bulk);
+	while (recv(fd, buffer, 1, 0) > 0)
+		must(send(fd, buffer, 1, 0) == 1, "send");
 	must(waitpid(child, &status, 0) == child && !status, "the other process");
+}
+
+/* By one thread, as the scheduler would add its own mood. */
+static void bulk(long megabytes)
+{
+	struct sockaddr_in address;
+	int listener = bound(SOCK_STREAM, &address), client = made(SOCK_STREAM), server, size = 4 * CHUNK;
+
+	setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
+	setsockopt(client, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	must(!connect(client, (struct sockaddr *)&address, sizeof(address)), "connect");
+	server = accept(listener, NULL, NULL);
+	must(server >= 0, "accept");
+	for (long i = 0; i < megabytes * 1000000 / CHUNK; i++) {
+		must(send(client, buffer, CHUNK, 0) == CHUNK, "send");
+		must(recv(server, buffer, CHUNK, MSG_WAITALL) == CHUNK, "recv");
+	}
 }
 
 /* BPF_MAP_LOOKUP_BATCH and BPF_MAP_LOOKUP_AND_DELETE_BATCH into memory that was not touched before, as a reader's. */
@@ -227,8 +228,10 @@ int main(int count, char **words)
 		datagrams(number, *mode == 'c');
 	else if (!strcmp(mode, "peers"))
 		peers(number);
-	else if (!strcmp(mode, "request") || !strcmp(mode, "bulk"))
-		pair(number, *mode == 'b');
+	else if (!strcmp(mode, "request"))
+		requests(number);
+	else if (!strcmp(mode, "bulk"))
+		bulk(number);
 	else
 		return fprintf(stderr, "owned: no mode %s\n", mode), 2;
 	return 0;

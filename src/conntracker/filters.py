@@ -110,7 +110,7 @@ class Filter:
 
     @property
     def owned(self) -> bool:
-        """Whether there are conditions on owners, which only sql() has: what the kernel tells of flows has no owners."""
+        """Whether there are conditions on owners. Only sql() has them: the kernel's messages tell no owners."""
         return bool(self.process or self.user or self.unit or self.container)
 
     def mask(self, batch: Batch) -> NDArray[np.bool_] | None:

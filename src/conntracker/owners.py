@@ -118,8 +118,13 @@ class Sides:
         starts = np.flatnonzero(np.append(True, one[1:] != one[:-1]))
         first = np.minimum.reduceat(sides["first"][order], starts)
         lasts = order[np.append(starts[1:], len(one)) - 1]
+        # Where the latest word names nobody, the last one that did stays.
+        naming = np.where(sides["number"][order] != NOBODY, np.arange(len(order)), -1)
+        named = np.maximum.reduceat(naming, starts)
+        named = np.where(named < 0, lasts, order[named])
         by_hash = np.lexsort((first, sides["hash"][lasts]))
         self._sides = {name: column[lasts[by_hash]] for name, column in sides.items()}
+        self._sides |= {name: sides[name][named[by_hash]] for name in ("number", "pid")}
         self._sides["first"] = first[by_hash]
         self._close()
 
@@ -207,8 +212,9 @@ class Sides:
             again = np.flatnonzero((numbers == NOBODY) & local & (ends.proto != TCP))
             if len(again):
                 numbers[again] = self._find_wild(_take(end, again), ends.take(again), late)
-        # A socket that sends echo requests is no destination, but where both ends are one address its side is equal.
-        destination[_is_icmp(ends.proto)] = NOBODY
+        # A socket that sends echo requests, or anything without ports, is no destination, though its side looks like
+        # one where both ends are one address.
+        destination[_is_icmp(ends.proto) | _is_mirrored(ends)] = NOBODY
         return source, destination
 
     def _find_wild(self, end: _End, ends: Ends, late: int) -> U32:
@@ -328,6 +334,13 @@ def _zero_icmp(ports: U64, proto: NDArray[np.uint8]) -> U64:
 def _is_icmp(proto: NDArray[np.uint8]) -> Mask:
     icmp: Mask = (proto == ICMP) | (proto == ICMPV6)
     return icmp
+
+
+def _is_mirrored(ends: Ends) -> Mask:
+    """Protocols without ports, from an address to itself."""
+    (a, b), (c, d) = ends.source, ends.destination
+    mirrored: Mask = (a == c) & (b == d) & (ends.sport == 0) & (ends.dport == 0)
+    return mirrored
 
 
 def _turned(end: _End) -> _End:

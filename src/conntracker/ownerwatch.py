@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from conntracker.model import U32
 from conntracker.owner import BPF as BY_BPF
-from conntracker.owner import CERTAINTIES, EXACT, FORWARDS, KERNELS, METHODS, SHARED, Owner, Process
+from conntracker.owner import CERTAINTIES, EXACT, FORWARDS, HOLDER, INHERITED, KERNELS, METHODS, SHARED, Owner, Process
 from conntracker.owner import PROCESS as A_PROCESS
 from conntracker.sources.bpf.ownership import Ownership, in_first_pid_namespace
 from conntracker.sources.cgroups import is_whole, open_root
@@ -28,12 +28,19 @@ from conntracker.sources.netns import Namespace
 from conntracker.sources.open_sockets import OpenSocket, open_sockets
 from conntracker.sources.processes import Processes
 from conntracker.sources.sockets import INTERVAL, SocketTable
+from conntracker.wire.ownership import USERS
 
 __all__ = ["FORWARDED", "KERNEL", "NOBODY", "OwnerOptions", "OwnerWatch"]
 
 NOBODY, KERNEL, FORWARDED = 0, 1, 2  # numbers of owners that always are
 
 _PERIOD = 0.1  # seconds between two looks at the programs' rows
+_REFINED = (
+    30.0  # seconds between two looks at who has sockets of which only is known who made them; more if that is slow
+)
+_REFINES = 50  # that many times as long as a look took, at least
+_MOST_UNCERTAIN = 20_000
+_HOLDER, _INHERITED = CERTAINTIES.index(HOLDER), CERTAINTIES.index(INHERITED)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 Sides = tuple[NDArray[Any], U32]
@@ -71,8 +78,11 @@ class OwnerWatch:
         self._next = FORWARDED + 1
         self._strangers: dict[tuple[int, int, str], Process] = {}  # whose ids are of another namespace
         self._sides: list[Sides] = []
-        self._users: tuple[NDArray[Any], U32] | None = None
+        self._users: list[Sides] = []  # USERS rows
         self._lock = threading.Lock()
+        self._turn = 0
+        self._uncertain: dict[int, None] = {}  # cookies of open sockets
+        self._refined = time.monotonic()
         self._failed: Exception | None = None
         self.whole, self.lost, self.restricted = False, 0, options.cgroup is not None
         self._stack = contextlib.ExitStack()
@@ -138,11 +148,11 @@ class OwnerWatch:
 
     # --- for the capture's thread ------------------------------------------------------------------------------
 
-    def take(self) -> tuple[list[Sides], tuple[NDArray[Any], U32] | None]:
+    def take(self) -> tuple[list[Sides], list[Sides]]:
         """(sides, users) that came since the last call, with the numbers of their owners: SIDES and USERS rows."""
         with self._lock:
             sides, self._sides = self._sides, []
-            users, self._users = self._users, None
+            users, self._users = self._users, []
         if self._failed is not None:
             failed, self._failed = self._failed, None
             self._notice(f"owners: watching ended early: {getattr(failed, 'strerror', None) or failed}")
@@ -167,9 +177,9 @@ class OwnerWatch:
     def forget(self, keep: U32) -> None:
         """Drops the owners whose numbers nobody uses, once there are many."""
         with self._lock:
-            kept = {KERNEL, FORWARDED, *keep.tolist(), *(n for _, numbers in self._sides for n in numbers.tolist())}
-            if self._users is not None:
-                kept.update(self._users[1].tolist())
+            kept = {KERNEL, FORWARDED, *keep.tolist()}
+            for _, numbers in self._sides + self._users:
+                kept.update(numbers.tolist())
             self.owners = {number: owner for number, owner in self.owners.items() if number in kept}
             self._numbers = {key: number for key, number in self._numbers.items() if number in kept}
             self._strangers.clear()
@@ -213,7 +223,7 @@ class OwnerWatch:
             if b"x" in said:
                 return
 
-    def _look(self, users: bool) -> None:
+    def _look(self, all_of_it: bool) -> None:
         if self._table is not None:
             self._poll(self._table)
         if self._bpf is None:
@@ -221,13 +231,44 @@ class OwnerWatch:
         rows = self._bpf.take()
         if rows is not None:
             self._keep(rows)
+            self._note_uncertain(rows)
             self.lost = self._bpf.lost
-        self._turn = getattr(self, "_turn", 0) + 1
-        if users or self._turn % 20 == 0:
+        self._turn += 1
+        if all_of_it or self._turn % 20 == 0:
             used = self._bpf.users()
             if used is not None:
+                for cookie in used["cookie"].tolist():
+                    self._uncertain.pop(cookie, None)
                 with self._lock:
-                    self._users = used, self._users_numbers(used)
+                    self._users.append((used, self._users_numbers(used, EXACT, SHARED)))
+        if self._uncertain and (all_of_it or time.monotonic() > self._refined):
+            self._refine()
+
+    def _note_uncertain(self, rows: NDArray[Any]) -> None:
+        inherited = rows["certainty"] == _INHERITED
+        is_open = rows["last"] < 0
+        for cookie in rows["cookie"][inherited & is_open].tolist():
+            if len(self._uncertain) < _MOST_UNCERTAIN:
+                self._uncertain[cookie] = None
+        if self._uncertain:
+            for cookie in rows["cookie"][~(inherited & is_open)].tolist():
+                self._uncertain.pop(cookie, None)
+
+    def _refine(self) -> None:
+        """Looks who has the sockets of which only is known who made them, or the listening ones that they come from."""
+        began = time.monotonic()
+        found = open_sockets(ends=False).sides
+        took = time.monotonic() - began
+        self._refined = began + max(_REFINED, _REFINES * took)
+        mine = np.array(list(self._uncertain), np.uint64)
+        found = found[np.isin(found["cookie"], mine) & (found["certainty"] == _HOLDER)]
+        used = np.zeros(len(found), USERS)
+        for name in ("cookie", "pid", "uid", "cgroup", "time", "comm"):
+            used[name] = found[name]
+        for cookie in used["cookie"].tolist():
+            self._uncertain.pop(cookie, None)
+        with self._lock:
+            self._users.append((used, self._users_numbers(used, HOLDER, HOLDER)))
 
     def _poll(self, table: SocketTable) -> None:
         self._keep(table.poll())
@@ -252,8 +293,9 @@ class OwnerWatch:
                 numbers[i] = KERNEL
         return numbers
 
-    def _users_numbers(self, rows: NDArray[Any]) -> U32:
-        method, shared, exact = METHODS.index(BY_BPF), CERTAINTIES.index(SHARED), CERTAINTIES.index(EXACT)
+    def _users_numbers(self, rows: NDArray[Any], certainty: str, certainty_of_shared: str) -> U32:
+        method, exact = METHODS.index(BY_BPF), CERTAINTIES.index(certainty)
+        shared = CERTAINTIES.index(certainty_of_shared)
         names = ("pid", "time", "uid", "comm", "cgroup", "shared")
         numbers = [
             self._number(pid, when, uid, comm, cgroup, method, shared if many else exact, 0)
@@ -269,8 +311,8 @@ class OwnerWatch:
             process = self._processes.find(pid, when, uid, name, cgroup)
         else:
             process = self._strangers.setdefault((pid, uid, name), Process(pid, name, uid))
-        if process is None:
-            return KERNEL
+        if process is None:  # a thread of the kernel; that one closes a socket says nothing
+            return NOBODY if certainty == _HOLDER else KERNEL
         key = id(process), method, certainty, netns
         number = self._numbers.get(key)
         if number is None:

@@ -59,8 +59,7 @@ class Owning:
         sides, users = self._watch.take()
         for rows, numbers in sides:
             self._sides.add(rows, numbers)
-        if users is not None:
-            rows, numbers = users
+        for rows, numbers in users:
             self._sides.use(rows, numbers, self._watch.elsewhere)
         time = now()
         self._sides.merge()

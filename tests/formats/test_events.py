@@ -62,5 +62,5 @@ def test_every_event_is_one_object_with_the_keys_of_a_flow(datagrams: list[bytes
     """Whatever the kernel sends is a line of text and a JSON object with the keys that `show --json` uses."""
     text, objects = lines_of(*datagrams)
     assert len(text) == len(objects) == len(datagrams)
-    wanted = set(FLOW_KEYS) - {"flow", "host", "first_seen", "last_seen", "end_seen"}
+    wanted = set(FLOW_KEYS) - {"flow", "host", "first_seen", "last_seen", "end_seen", "owner", "peer_owner"}
     assert all(wanted <= row.keys() for row in objects)

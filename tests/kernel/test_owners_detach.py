@@ -18,7 +18,7 @@ import pytest
 from conntracker.sources.netns import Namespace
 from kernel.owners.bpf_objects import Objects, alive, gone, held, names
 from kernel.owners.capture import Run
-from kernel.owners.matrix import cgroup_mount, own_cgroup
+from kernel.owners.cgroup import needed_cgroup
 
 ENDINGS = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV]
 
@@ -26,9 +26,7 @@ ENDINGS = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV]
 @pytest.fixture
 def cgroup() -> Iterator[str]:
     """A directory of cgroup2 for the test alone."""
-    if cgroup_mount() is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("cgroup2 is not mounted")
-    with own_cgroup("conntracker-detach") as path:
+    with needed_cgroup("conntracker-detach") as path:
         yield path
 
 
@@ -108,9 +106,7 @@ def test_nothing_is_left(host: Namespace, cgroup: str, tmp_path: Path, number: s
 @pytest.mark.needs("nft")
 def test_programs_go_where_the_cgroup_went(host: Namespace, tmp_path: Path) -> None:
     """A cgroup that is removed while its sockets are watched does not disturb: the capture goes on and ends well."""
-    if cgroup_mount() is None:
-        pytest.skip("cgroup2 is not mounted")
-    with own_cgroup("conntracker-removed") as path:
+    with needed_cgroup("conntracker-removed") as path:
         run = Run(host, tmp_path / "recording", path)
         objects = objects_of(run)
     try:

@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 
+from kernel.owners.cgroup import why_not
 from kernel.owners.judge import NONE, VERDICTS, WRONG
-from kernel.owners.matrix import Played, cgroup_mount, play
+from kernel.owners.matrix import Played, play
 from kernel.owners.plan import CASES
 
 pytestmark = pytest.mark.needs("gcc", "nft", "ss", "setpriv")
@@ -19,8 +20,9 @@ SHOWN = 40  # verdicts in the message of a test that fails
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     """All cases, once, beside all variants."""
-    if cgroup_mount() is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("cgroup2 is not mounted")
+    reason = why_not()
+    if reason is not None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     return play(tmp_path_factory.mktemp("matrix"))
 
 

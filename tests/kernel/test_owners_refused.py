@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from conntracker.sources.netns import Namespace
 from kernel.owners.bpf_objects import SYSCALL
 from kernel.owners.capture import Run, without
-from kernel.owners.matrix import cgroup_mount, own_cgroup
+from kernel.owners.cgroup import needed_cgroup
 from kernel.owners.truth import TCP
 
 pytestmark = pytest.mark.needs("nft", "setpriv", "unshare", "umount")
@@ -103,9 +102,7 @@ def host() -> Iterator[Namespace]:
 @pytest.fixture
 def cgroup() -> Iterator[str]:
     """A directory of cgroup2 for the test alone."""
-    if cgroup_mount() is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("cgroup2 is not mounted")
-    with own_cgroup("conntracker-refused") as path:
+    with needed_cgroup("conntracker-refused") as path:
         yield path
 
 

@@ -266,7 +266,7 @@ def test_never_was(events: bool) -> None:
     space.close()
 
 
-def test_cgroup_of_the_gone(known: Processes) -> None:
+def test_cgroup_of_the_gone() -> None:
     """A process of which nothing else is known has a place by the id of its cgroup."""
     root = cgroups.open_root()
     name = f"conntracker-{uuid.uuid4().hex}.service"

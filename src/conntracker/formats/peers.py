@@ -26,12 +26,12 @@ def peers_text(peers: Peers, room: int) -> str:
 
     '93.184.216.34:443, postgres (127.0.0.1:5432) +12'; for a server who came, by service: ':22 from 10.0.0.5 +3'.
     """
-    text = _text(peers.first[:1], peers.count)
+    text = _text(peers.first[:1], peers.total)
     for number in range(2, len(peers.first) + 1):
-        longer = _text(peers.first[:number], peers.count)
+        longer = _text(peers.first[:number], peers.total)
         if len(longer) <= room:
             text = longer
-        elif len(longer) > room + len(f" +{peers.count}"):  # with the last one that number goes away
+        elif len(longer) > room + len(f" +{peers.total}"):  # with the last one that number goes away
             break
     return text
 

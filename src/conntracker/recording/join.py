@@ -230,8 +230,9 @@ def seen_inside(since: int | None, until: int | None) -> str:
 
 
 def matching(filter: Filter | None) -> str:
-    """The filter as a condition on a row of traces: before NAT or after it, or on what an error is about. Packets have no
-    owners, so none meets a condition on these.
+    """The filter as a condition on a row of traces: before NAT or after it, or on what an error is about.
+
+    Packets have no owners: none meets a condition on these.
     """
     if not filter:
         return "true"

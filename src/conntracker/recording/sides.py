@@ -59,7 +59,7 @@ class Peer(NamedTuple):
 class Peers(NamedTuple):
     """How many peers a side has, and the first of them, most flows first."""
 
-    count: int
+    total: int
     first: list[Peer]
 
 

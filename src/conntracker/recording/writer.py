@@ -102,7 +102,7 @@ class RecordingWriter:
         nobody = np.zeros(rows["flow"].size, np.uint32)
         rows = _checked({**dict.fromkeys(ENDS, nobody), **columns}, RAW_COLUMNS | dict.fromkeys(ENDS, "u4"))
         numbers = sorted({number for end in ENDS for number in np.unique(rows[end]).tolist()})
-        with known_owners(self._connection(), owners, numbers):
+        with translated(), known_owners(self._connection(), owners, numbers):
             self._add(FLOWS, FLOWS.select_raw(with_owners("raw"), optional=True), rows, {})
 
     def append_traces(self, rows: Sequence[TraceRow]) -> None:

@@ -52,6 +52,9 @@ class End(NamedTuple):
     wild: int
 
 
+_UNASKED = End((0, 0), (0, 0), 0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class OpenSocket:
     """A socket of IPv4 or IPv6, and who has it.
@@ -94,9 +97,12 @@ class OpenSockets:
 Visit = Callable[[int, OpenSocket], None]
 
 
-def open_sockets(visit: Visit | None = None) -> OpenSockets:
+def open_sockets(visit: Visit | None = None, ends: bool = True) -> OpenSockets:
     """Calls `visit` with a descriptor, valid during the call, and what is known of it, for every socket of IPv4 and
     IPv6 that another process has. Whatever `visit` raises ends the walk.
+
+    ends   whether sockets are asked for their addresses, which other programs may see them asked for; without, each has
+           one side, with its cookie and its holder only
     """
     why = _why_not()
     if why is not None:
@@ -105,7 +111,7 @@ def open_sockets(visit: Visit | None = None) -> OpenSockets:
     rows: list[tuple[Any, ...]] = []
     now = clock.now()
     count = 0
-    for fd, opened in _each(found):
+    for fd, opened in _each(found, ends):
         count += 1
         if visit is not None:
             visit(fd, opened)
@@ -122,7 +128,7 @@ def _row(opened: OpenSocket, end: End, now: int) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _each(found: Holders) -> Iterator[tuple[int, OpenSocket]]:
+def _each(found: Holders, ends: bool) -> Iterator[tuple[int, OpenSocket]]:
     """Duplicates one socket after the other. Notes in `found` where that is refused."""
     known: dict[int, Holder | None] = {}
     with _Duplicates() as duplicates:
@@ -139,7 +145,7 @@ def _each(found: Holders) -> Iterator[tuple[int, OpenSocket]]:
                 for pid, _ in having:
                     if pid not in known:
                         known[pid] = holder(pid)
-                opened = _ask(fd, [one for pid, _ in having if (one := known[pid]) is not None])
+                opened = _ask(fd, [one for pid, _ in having if (one := known[pid]) is not None], ends)
                 if opened is not None:
                     yield fd, opened
             finally:
@@ -198,7 +204,7 @@ class _Duplicates:
         self.close()
 
 
-def _ask(fd: int, having: list[Holder]) -> OpenSocket | None:
+def _ask(fd: int, having: list[Holder], wanted: bool) -> OpenSocket | None:
     """What the socket says of itself; None if it is of another family, or all that had it have ended."""
     sock = socket.socket(fileno=fd)
     try:
@@ -206,7 +212,9 @@ def _ask(fd: int, having: list[Holder]) -> OpenSocket | None:
         if domain not in (socket.AF_INET, socket.AF_INET6) or not having:
             return None
         listening = bool(sock.getsockopt(socket.SOL_SOCKET, _SO_ACCEPTCONN))
-        ends = () if listening and kind == socket.SOCK_STREAM else tuple(_ends(sock, domain, kind, protocol))
+        ends: tuple[End, ...] = (_UNASKED,)
+        if wanted:
+            ends = () if listening and kind == socket.SOCK_STREAM else tuple(_ends(sock, domain, kind, protocol))
         certainty = owner.HOLDER if len(having) == 1 else owner.INHERITED
         netns, cookie = _cookie(sock, _SO_NETNS_COOKIE), _cookie(sock, _SO_COOKIE)
         return OpenSocket(netns, cookie, domain, kind, protocol, listening, min(having), certainty, ends)

@@ -35,7 +35,7 @@ MEMORY = np.dtype([
 # enum how
 HOLDS, HOLDS_SHARED = 1, 2
 CONNECTED, ACCEPTED, SENT, RECEIVED = 5, 6, 7, 8
-INHERITED_FLAG = 4
+INHERITED_FLAG, RELEASED_FLAG = 4, 8
 
 # Who was seen sending or receiving on a socket: its cookie, the process as in SIDES, and whether others were before.
 USERS = np.dtype([
@@ -60,23 +60,25 @@ def sides_of(keys: Rows, values: Rows, offset: int) -> Rows:
     how, used = values["how"], values["user"]["pid"] != 0
     # Who names an address with each datagram is known for each; else who used the socket is surer than who made it.
     by_datagram = np.isin(how, (SENT, RECEIVED))
-    by_user = used & ~by_datagram
+    released = used & (values["flags"] & RELEASED_FLAG != 0) & ~by_datagram
+    by_user = used & ~by_datagram & ~released
     rows["wild"] = np.where(by_datagram, FIXED, 0)
-    actor = np.where(by_user, values["user"], values["owner"])
+    actor = np.where(by_user | released, values["user"], values["owner"])
     for name in ("pid", "uid", "cgroup", "comm"):
         rows[name] = actor[name]
     rows["time"] = _epoch(actor["time"], offset)
     rows["first"] = _epoch(values["first"], offset)
     rows["last"] = np.where(values["closed"] == 0, -1, _epoch(values["closed"], offset))
-    held = np.isin(how, (HOLDS, HOLDS_SHARED)) & ~by_user
+    held = np.isin(how, (HOLDS, HOLDS_SHARED)) & ~by_user & ~released
     rows["method"] = np.where(held, _METHOD[OPEN], _METHOD[BPF])
     inherited = values["flags"] & INHERITED_FLAG != 0
     sure = ~inherited & (how >= CONNECTED)
     certainty = np.where(sure, _CERTAINTY[EXACT], _CERTAINTY[INHERITED])
     certainty[(how == HOLDS) & ~inherited] = _CERTAINTY[HOLDER]
-    rows["certainty"] = np.where(
-        by_user, np.where(values["users"] > 0, _CERTAINTY[SHARED], _CERTAINTY[EXACT]), certainty
-    )
+    # Who closed it last had it, and so had who connected or accepted it.
+    certainty[released] = np.where(sure[released], _CERTAINTY[SHARED], _CERTAINTY[HOLDER])
+    certainty[by_user] = np.where(values["users"][by_user] > 0, _CERTAINTY[SHARED], _CERTAINTY[EXACT])
+    rows["certainty"] = certainty
     return rows
 
 

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["SYSCALL", "Objects", "alive", "gone", "held", "names"]
@@ -37,7 +38,8 @@ def held(pid: int) -> Objects:
     """(kind, id) of all programs, maps and links that a process has open, or that its links stand for."""
     found: Objects = set()
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
-        found |= {(kind, int(number)) for kind, number in IN_FDINFO.findall(path.read_text())}
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found |= {(kind, int(number)) for kind, number in IN_FDINFO.findall(path.read_text())}
     return found
 
 

@@ -139,10 +139,12 @@ class Ss(threading.Thread):
     def _line(self, place: str, line: str) -> None:
         words = line.split()
         users = {int(pid): comm for comm, pid in self.USER.findall(line)}
-        if users and len(words) >= 6 and words[1] != "LISTEN":
-            proto, local = PROTOCOLS.get(words[0]), _address(words[4])
-            if words[0] == "raw":  # it has its protocol where others have a port
-                local, proto = (local[0], None), local[1]
+        if not users or len(words) < 6 or words[1] == "LISTEN":
+            return
+        proto, local = PROTOCOLS.get(words[0]), _address(words[4])
+        if words[0] == "raw":  # it has its protocol where others have a port
+            local, proto = (local[0], None), local[1]
+        if (proto, local[1]) != (UDP, None):  # the raw socket of who makes his own headers
             self._seen[place, proto, *local, *_address(words[5])].update(users)
 
     def answer(self, end: End, flow: Flow | None) -> Answer | None:

@@ -65,7 +65,7 @@ def _tcp(post: Post, how: str, comms: tuple[str, ...] = ()) -> None:
     else:
         sock.connect((post.to, post.case.port))
     own = sock.getsockname()
-    holders = (host_pid(),) if how == "shared" else ()
+    doers = (host_pid(),) if how == "shared" else ()
     if how == "shared":
         sock.send(b"\n")
         sock.recv(10)
@@ -73,7 +73,7 @@ def _tcp(post: Post, how: str, comms: tuple[str, ...] = ()) -> None:
             os.wait()
             return
     comms = {"rename": (comm(), "another-name"), "execute": (comm(), "sleep")}.get(how, comms)
-    post.client(TCP, own[:2], post.case.port, comms=comms, holders=holders)
+    post.client(TCP, own[:2], post.case.port, comms=comms, doers=doers)
     say(sock, post.hello(own), how)
     sock.recv(10)
     if how == "execute":

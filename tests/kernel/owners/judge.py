@@ -107,6 +107,6 @@ def _value(end: End, answer: Answer | None) -> str:
         return NONE if end.place != "host" else WRONG
     if answer.kind == "kernel":
         return EXACT if end.pid == KERNEL else WRONG
-    if answer.pids == (end.pid,):
+    if len(answer.pids) == 1 and answer.pids[0] in (end.pid, *end.doers):
         return EXACT
     return HELD if set(answer.pids) & {end.pid, *end.holders} - {KERNEL} else WRONG

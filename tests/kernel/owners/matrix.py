@@ -7,21 +7,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernel.owners.capture import VARIANTS, Run, Ss, without
+from kernel.owners.cgroup import own_cgroup
 from kernel.owners.judge import EXACT, NONE, Verdict, judge, matched
 from kernel.owners.network import PLACES, Network
 from kernel.owners.plan import CASES
 from kernel.owners.truth import KERNEL, End, read
 
-__all__ = ["Played", "build", "cgroup_mount", "own_cgroup", "play"]
+__all__ = ["Played", "build", "play"]
 
 TESTS = Path(__file__).resolve().parent.parent.parent
-CGROUP2 = "cgroup2"
 
 
 @dataclass(slots=True)
@@ -59,42 +59,6 @@ def build(directory: Path) -> Path:
     source = Path(__file__).with_name("quick.c")
     subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-o", str(made), str(source)], check=True, timeout=60)
     return made
-
-
-def cgroup_mount() -> str | None:
-    """Where cgroup2 is mounted, if it is."""
-    with open("/proc/self/mounts") as mounts:
-        return next((line.split()[1] for line in mounts if line.split()[2] == CGROUP2), None)
-
-
-@contextmanager
-def own_cgroup(name: str) -> Iterator[str]:
-    """A new directory right below the root of cgroup2; at the end all processes in it are killed."""
-    mount = cgroup_mount()
-    if mount is None:
-        raise OSError("cgroup2 is not mounted")
-    path = Path(mount, f"{name}-{os.getpid()}")
-    path.mkdir()
-    try:
-        yield str(path)
-    finally:
-        _remove(path)
-
-
-def _remove(path: Path) -> None:
-    for _ in range(100):
-        try:
-            for word in (path / "cgroup.procs").read_text().split():
-                os.kill(int(word), 9)
-        except ProcessLookupError:
-            pass
-        try:
-            path.rmdir()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise OSError(f"{path} cannot be removed")
 
 
 class _Stage:

@@ -2,7 +2,8 @@
 
     a   10.77.0.2, fd77::2   --   host   10.77.0.1, fd77::1, 10.76.0.1, fd76::1   --   b   10.76.0.2, fd76::2
 
-The host forwards, and has every address of 10.78.0.0/16 and fd78::/64 besides. In `a` everybody may make ping sockets.
+The host forwards, and has every address of 10.78.0.0/16 and fd78::/64 besides, `b` those of 10.79.0.0/16. In `a`
+everybody may make ping sockets.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ link set to-a up
 link set to-b up
 route add local 10.78.0.0/16 dev lo
 route add local fd78::/64 dev lo
+route add 10.79.0.0/16 via 10.76.0.2
 """
 LEAF = """
 link set lo up
@@ -70,7 +72,7 @@ class Network:
                 self.spaces[name] = Namespace.create()
             self._ip("host", ROUTER.format(a=self.spaces["a"].path, b=self.spaces["b"].path))
             self._ip("a", LEAF.format(four="10.77.0", six="fd77"))
-            self._ip("b", LEAF.format(four="10.76.0", six="fd76"))
+            self._ip("b", LEAF.format(four="10.76.0", six="fd76") + "route add local 10.79.0.0/16 dev lo\n")
             for name, values in SYSCTLS.items():
                 with self.spaces[name]:
                     for path, value in values.items():

@@ -127,7 +127,7 @@ CASES = (
     Case("echo4-raw", "none", "echo raw", 5, to="10.78.6.{n}"),
     Case("echo6-raw", "none", "echo raw", 5, to="fd78::6:{n}"),
     Case("raw-udp", "udp null", "raw_udp", 5),
-    Case("raw-protocol", "none", "raw", 5, to="10.78.12.{n}"),
+    Case("raw-protocol", "none", "raw", 5, to="10.79.1.{n}", on="b"),
     # other namespaces, and NAT
     Case("from-namespace", "tcp address", "tcp", to="10.77.0.1", at="a"),
     Case("to-namespace-no-address", "tcp null", "tcp", to="fd77::2", on="a"),

@@ -71,24 +71,24 @@ class Post:
 
     def client(
         self, proto: int, own: tuple[str | None, int | None], port: int | None = None, *,
-        holders: tuple[int, ...] = (), comms: tuple[str, ...] = (),
+        holders: tuple[int, ...] = (), comms: tuple[str, ...] = (), doers: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
         """Writes this process's end down."""
         local = None if own[0] is None else plain(own[0])
         self._write(
             End(
                 self.case.name, "client", proto, local, own[1], plain(self.to), port, host_pid(), list(holders),
-                list(comms) or [comm()], os.geteuid(), self.case.at,
+                list(comms) or [comm()], os.geteuid(), self.case.at, doers=list(doers),
             )
         )  # fmt: skip
 
-    def answered(self, proto: int, hello: Hello, port: int, holders: tuple[int, ...] = ()) -> None:
+    def answered(self, proto: int, hello: Hello, port: int) -> None:
         """Writes this process's end down, as the other end told of it."""
         local = self.case.public or plain(hello.to)
-        held = [*self.holders, *holders]
         self._write(
             End(
-                self.case.name, "server", proto, local, port, plain(hello.address), hello.port, host_pid(), held,
+                self.case.name, "server", proto, local, port, plain(hello.address), hello.port, host_pid(),
+                self.holders,
                 [comm()], os.geteuid(), self.case.on,
             )
         )  # fmt: skip

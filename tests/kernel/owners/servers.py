@@ -36,13 +36,13 @@ def accept_without(sock: socket.socket) -> int:
 ACCEPT = {"address": accept_with_address, "null": accept_without, "mptcp": accept_with_address}
 
 
-def answer(post: Post, fd: int, holders: tuple[int, ...] = ()) -> bool:
+def answer(post: Post, fd: int) -> bool:
     """Reads what there is and answers the first message. False at the end."""
     try:
         data = os.read(fd, 65536)
         hello = Hello.decode(data)
         if hello is not None:
-            post.answered(TCP, hello, post.case.inside, holders)
+            post.answered(TCP, hello, post.case.inside)
         if data:
             os.write(fd, b"ok\n")
     except OSError:
@@ -50,9 +50,9 @@ def answer(post: Post, fd: int, holders: tuple[int, ...] = ()) -> bool:
     return bool(data)
 
 
-def attend(post: Post, fd: int, holders: tuple[int, ...] = ()) -> None:
+def attend(post: Post, fd: int) -> None:
     """One connection until its end."""
-    while answer(post, fd, holders):
+    while answer(post, fd):
         pass
     os.close(fd)
 

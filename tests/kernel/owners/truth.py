@@ -24,6 +24,7 @@ class End:
 
     local, lport, remote, rport   as its socket has them, IPv4 never mapped; None: whatever it is
     pid         of the process that sent and received there, or KERNEL
+    doers       pids of others that did so, too
     holders     of those that had the socket, or the listening one that it is from, at any time, besides
     comms       names that the process had while it used the socket
     uid         its effective user; None: anybody
@@ -44,6 +45,7 @@ class End:
     uid: int | None = None
     place: str = "host"
     time: float = 0.0
+    doers: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,11 @@ static void *(*bpf_sk_storage_get)(void *map, void *sk, void *value, __u64 flags
 /* How a process came to be a socket's owner, the later the surer. */
 enum how { NOBODY, OPEN, OPEN_SHARED, CREATE, BIND, CONNECT, ACCEPT, SENDMSG, RECVMSG };
 
-/* Flags of a side; OUT and IN: a packet of that direction was seen. */
-enum { OUT = 1, IN = 2, INHERITED = 4 };
+/*
+ * Flags of a side; OUT and IN: a packet of that direction was seen; INHERITED: it has its owner from a listening socket;
+ * RELEASED: `user` is who closed it last, another than its owner, and nobody was seen using it.
+ */
+enum { OUT = 1, IN = 2, INHERITED = 4, RELEASED = 8 };
 
 struct actor {
 	__u32 pid, tid, uid, gid;	/* pid is that of the process, tid of the thread; all as the first namespaces have them */
@@ -168,6 +171,10 @@ static inline void tell(struct memory *memory, struct side_key *key, __u64 close
 			side.users = 0;
 		}
 	}
+	if (closed && !side.user.pid && memory->owner.pid != current()) {
+		fill(&side.user);
+		side.flags |= RELEASED;
+	}
 	if (bpf_map_update_elem(&ct_sides, key, &side, BPF_ANY))
 		count(LOST);
 	count(ROWS);
@@ -271,22 +278,26 @@ SEC("cgroup/sendmsg6") int ct_sendmsg6(struct bpf_sock_addr *ctx) { return talks
 SEC("cgroup/recvmsg4") int ct_recvmsg4(struct bpf_sock_addr *ctx) { return talks(ctx, RECVMSG, 4); }
 SEC("cgroup/recvmsg6") int ct_recvmsg6(struct bpf_sock_addr *ctx) { return talks(ctx, RECVMSG, 6); }
 
-/* accept(2) with room for an address asks for it, in the process that accepts; without, nobody asks. */
+/*
+ * accept(2) with room for an address asks for it, in the process that accepts; without, nobody asks. Who asks first is
+ * who accepted it; anybody who has the socket may ask later.
+ */
 static inline int accepts(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct memory *memory;
 	__u32 pid = current();
+	__u64 cookie;
 
 	if (!sk || sk->protocol != TCP)
 		return 1;
 	memory = bpf_sk_storage_get(&ct_memory, sk, 0, 0);
-	if (!memory || memory->how == CONNECT || (memory->how == ACCEPT && memory->owner.pid == pid) || is_self(pid))
+	if (!memory || memory->how == CONNECT || memory->how == ACCEPT || is_self(pid))
 		return 1;
-	if (memory->how == OPEN || memory->how == OPEN_SHARED)
-		if (memory->cookie == bpf_get_socket_cookie(ctx))
-			return 1; /* it was accepted long ago, and anybody may ask */
-	memory->cookie = bpf_get_socket_cookie(ctx);
+	cookie = bpf_get_socket_cookie(ctx);
+	if ((memory->how == OPEN || memory->how == OPEN_SHARED) && memory->cookie == cookie)
+		return 1; /* it was accepted long ago */
+	memory->cookie = cookie;
 	fill(&memory->owner);
 	memory->how = ACCEPT;
 	memory->flags &= ~INHERITED;
