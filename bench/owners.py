@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import common
 import numpy as np
 
+import common
 from conntracker.owners import Sides
 from conntracker.ownerwatch import OwnerOptions, OwnerWatch
 from conntracker.sources.bpf import ownership
@@ -271,8 +271,6 @@ def long(where: Place, connections: int) -> list[common.Claim]:
         common.Claim("memory at the end, against half the way", resident[-1] / resident[half - 1], 1.05, "times"),
         common.Claim("rows lost", lost, 0),
     ]
-
-
 
 
 def _users_of_ours(programs: Ownership, where: Place) -> int:

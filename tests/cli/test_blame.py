@@ -13,8 +13,10 @@ import pytest
 from conntracker.cli import blame
 from conntracker.cli.main import main
 from conntracker.model import Loss
+from conntracker.recording.writer import RecordingWriter
 from support.columns import MINUTE, NOON
-from support.traces import TRACE, record, row, tcp
+from support.owners import OWNERS, owned_columns
+from support.traces import PATHS, TRACE, record, row, tcp
 
 PLAIN = tcp("10.0.0.1", 40000, "10.0.0.2", 80)
 DENIED = tcp("10.0.0.5", 40000, "10.0.0.2", 443)
@@ -75,6 +77,27 @@ def test_by_rule(recording: File, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("-r", recording, "--group-by", "rule", "--json", "--limit", "1") == 0
     (line,) = capfd.readouterr().out.splitlines()
     assert json.loads(line)["traced"] == 3
+
+
+def test_owners(tmp_path: File, capfd: pytest.CaptureFixture[str]) -> None:
+    """With a condition on owners packets that never became a flow are not shown, for they have none."""
+    path = tmp_path / "rec"
+    with RecordingWriter(path, start=NOON) as writer:
+        writer.update_meta(trace=TRACE)
+        writer.append(owned_columns(({}, 1, 2), ({"sport": 7}, 0, 2)), OWNERS)
+        writer.append_paths(list(PATHS.items()))
+        writer.append_traces([row(PLAIN), row(DENIED, path=2)])
+    assert run("-r", path, "--process", "curl") == 0
+    out, _ = capfd.readouterr()
+    assert out.startswith(
+        "TCP 10.0.0.1:40000 (curl[5057], alice) -> 10.0.0.2:80 (nginx[77], 33, holder)   ACCEPTED\n"
+    )
+    assert "DROPPED" not in out
+    assert run("-r", path, "--process", "nginx", "--json") == 0
+    assert [json.loads(line)["verdict"] for line in capfd.readouterr().out.splitlines()] == ["accept", None]
+    assert run("-r", path, "--user", "alice", "--group-by", "rule", "--json") == 0
+    assert [json.loads(line)["verdict"] for line in capfd.readouterr().out.splitlines()] == ["accept"]
+    assert run("-r", path, "--process", "dst") == 1
 
 
 def test_limit(recording: File, capfd: pytest.CaptureFixture[str]) -> None:

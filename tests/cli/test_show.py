@@ -21,6 +21,7 @@ from conntracker.cli.times import parse_time
 from conntracker.model import IPS_SEEN_REPLY, UNKNOWN, Loss
 from conntracker.recording.schema import RAW_COLUMNS
 from conntracker.recording.writer import RecordingWriter
+from support.owners import CURL, NGINX, owned
 from support.traces import record, row, tcp
 
 NOON = 1_767_268_800 * 10**6
@@ -102,6 +103,7 @@ def test_json(recording: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Non
         "bytes": None, "reply_packets": None,
         "reply_bytes": None, "start": None, "end": None, "end_seen": False, "host": "gate", "flow": 3,
         "first_seen": "2026-01-01T12:00:00.000000Z", "last_seen": "2026-01-01T12:00:00.000000Z", "offloaded": False,
+        "owner": None, "peer_owner": None,
     }  # fmt: skip
 
 
@@ -154,6 +156,98 @@ def test_sort_and_limit(recording: Path, capfdbinary: pytest.CaptureFixture[byte
     assert [json.loads(line)["flow"] for line in capfdbinary.readouterr().out.splitlines()] == [0, 1]
 
 
+def test_owners_in_the_table(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With owners the table names the processes at both ends, rather than times and counters where it is narrow."""
+    path = owned(tmp_path / "rec")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("-r", path, "--sort=process") == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].split() == ["proto", "src", "sport", "dst", "dport", "process", "peer_process"]
+    assert lines[-1].split()[-2:] == ["-", "-"]
+    assert [line.split()[5] for line in lines[1:4]] == ["(forwarded)", "curl[5057]", "curl[5057]"]
+    assert max(map(len, lines)) <= 80
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run("-r", path) == 0
+    assert capfd.readouterr().out.splitlines()[0].split()[-2:] == ["dport", "process"]
+
+
+def test_owners_in_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In JSON a flow's owners are objects with the keys of an owner."""
+    assert run("-r", owned(tmp_path / "rec"), "--json", "--process", "curl", "--sort=flow", "--limit", "1") == 0
+    (line,) = map(json.loads, capfd.readouterr().out.splitlines())
+    assert list(line["owner"]) == list(CURL.json())
+    assert line["owner"] == CURL.json() | {"start": "2026-01-01T12:00:00.000001Z"}
+    assert line["peer_owner"] == NGINX.json() | {"start": "2026-01-01T11:59:59.999999Z"}
+
+
+def test_which_program_talks_to_whom(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By process there are flows and bytes of each program, and whom it talks to, within the width of a terminal."""
+    path = owned(tmp_path / "rec")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("-r", path, "--group-by", "process") == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].split() == ["process", "flows", "sent_bytes", "received_bytes", "peers"]
+    assert lines[2].split() == ["curl", "3", "210", "B", "1014", "B", "93.184.216.34:443", "+1"]
+    assert [line.split()[:2] for line in lines[3:]] == [["(forwarded)", "1"], ["(kernel)", "1"], ["-", "1"]]
+    assert max(map(len, lines)) <= 80
+    monkeypatch.delenv("COLUMNS")
+    assert run("-r", path, "--group-by", "process", "--sort=-received_bytes", "--limit", "1") == 0
+    head, row = capfd.readouterr().out.splitlines()
+    assert head.split()[-1] == "peers"
+    assert row.endswith("  93.184.216.34:443, nginx (127.0.0.1:80)")
+
+
+def test_sides_in_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In JSON the list of peers is whole; together with columns of flows there is none."""
+    path = owned(tmp_path / "rec")
+    assert run("-r", path, "--group-by", "process", "--json", "--limit", "1") == 0
+    (line,) = map(json.loads, capfd.readouterr().out.splitlines())
+    assert list(line) == [
+        "process", "kind", "flows", "sent_bytes", "received_bytes", "sent_packets", "received_packets", "first_seen",
+        "last_seen", "peers",
+    ]  # fmt: skip
+    assert (line["kind"], len(line["peers"])) == ("process", 5)
+    assert run("-r", path, "--group-by", "user,dport", "--json") == 0
+    rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [(row["user"], row["dport"], row["flows"]) for row in rows][:2] == [("33", 80, 3), ("alice", 443, 2)]
+    assert "peers" not in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "flows"),
+    [
+        (["--process", "curl"], 3),
+        (["--process", "77"], 4),
+        (["--user", "alice", "--dport", "443"], 2),
+        (["--unit", "nginx"], 4),
+        (["--container", "0123"], 4),
+        (["--process", "(forwarded)"], 1),
+        (["--user", "nobody"], 0),
+    ],
+)
+def test_owner_filters(tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], flows: int) -> None:
+    """Flows are selected by who has either end, in every format."""
+    path = owned(tmp_path / "rec")
+    assert run("-r", path, "--json", *words) == 0
+    assert len(capfd.readouterr().out.splitlines()) == flows
+    assert run("-r", path, "--format", "log", *words) == 0
+    assert bool(capfd.readouterr().out) == bool(flows)
+
+
+@pytest.mark.parametrize("command", [["-f"], ["events"], ["blame"]])
+@pytest.mark.parametrize("option", ["--process", "--user", "--unit", "--container"])
+def test_only_recordings_know_owners(capfd: pytest.CaptureFixture[str], command: list[str], option: str) -> None:
+    """Where flows come from the kernel a condition on owners is refused in one line."""
+    assert main([*command, option, "x"]) == 2
+    assert capfd.readouterr() == (
+        "", f"conntracker: only recordings know owners: {option} goes with show -r and blame -r\n",
+    )  # fmt: skip
+
+
 def test_to_file(recording: Path, tmp_path: Path) -> None:
     """-o writes a file for its owner only, whole; a symbolic link in its place is replaced, not followed."""
     (tmp_path / "victim").write_text("mine")
@@ -175,6 +269,9 @@ def test_to_file(recording: Path, tmp_path: Path) -> None:
         (["--group-by", "dst,nope"], "--group-by: no column 'nope'; there are: host, family"),
         (["--limit", "-1"], "--limit: -1 is less than 0"),
         (["--format", "log", "--sort", "src"], "--sort does not go with --format log"),
+        (["--group-by", "process,nope"], "--group-by: no column 'nope'; there are: host, family"),
+        (["--format", "log", "--group-by", "process"], "--group-by does not go with --format log"),
+        (["--process", "a,,b"], "--process: a part of 'a,,b' is empty"),
         (["-o", "/nowhere/file"], "/nowhere/file: No such file or directory"),
     ],
 )

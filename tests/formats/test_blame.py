@@ -18,6 +18,7 @@ from conntracker.formats.blame import blame_lines, rules_lines
 from conntracker.recording.reader import open_recording
 from conntracker.steps import Path
 from support.columns import MINUTE, NOON
+from support.owners import ROWS, owned
 from support.traces import ACCEPTED, DROPPED, LOST, PATHS, icmp, record, row, step, tcp
 
 PLAIN = tcp("10.0.0.1", 40000, "10.0.0.2", 80)
@@ -95,6 +96,22 @@ def test_without_a_trace(tmp_path: File) -> None:
     )
     assert shown.endswith("  flow: packets not counted\n")
     assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("place", "title"),
+    [
+        (0, "TCP 127.0.0.1:1 (curl[5057], alice) -> 127.0.0.1:80 (nginx[77], 33, holder)"),
+        (1, "TCP 10.0.0.1:40000 (curl[5057], alice) -> 93.184.216.34:443"),
+        (5, "ICMP 9.9.9.9 -> 10.0.0.2 type 8 code 0 (echo request) id 1 (kernel)"),
+        (6, "TCP 10.7.0.5:40000 -> 10.0.0.2:80 (forwarded)"),
+        (7, "TCP 10.7.0.6:40000 -> 10.0.0.2:80"),
+    ],
+)
+def test_owners(tmp_path: File, place: int, title: str) -> None:
+    """Behind each end stands its process with its user, and what is not sure of that."""
+    shown = text(owned(tmp_path / "rec", (ROWS[place],)))
+    assert shown.startswith(f"{title}   NOT TRACED\n")
 
 
 def test_icmp_and_ipv6(tmp_path: File) -> None:

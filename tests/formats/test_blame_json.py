@@ -12,6 +12,7 @@ from conntracker.formats.jsonl import FLOW_KEYS
 from conntracker.recording.reader import open_recording
 from conntracker.steps import Path
 from support.columns import NOON
+from support.owners import CURL, NGINX, ROWS, owned
 from support.traces import DROPPED, LOST, PATHS, icmp, record, row, tcp
 
 PLAIN = tcp("10.0.0.1", 40000, "10.0.0.2", 80)
@@ -43,6 +44,15 @@ def test_a_flow(tmp_path: File) -> None:
         "original", 1, "2026-01-01T12:00:00.000000Z", "drop", "eth1",
     )  # fmt: skip
     assert (way["packet"]["dst"], way["left"]["dst"], way["packet"]["proto"]) == ("10.0.0.2", "10.9.0.2", "tcp")
+
+
+def test_owners(tmp_path: File) -> None:
+    """A flow's owners are objects with the keys of an owner, null where none is known."""
+    one, *_, nobody = (one["flow"] for one in answers(owned(tmp_path / "rec", (ROWS[0], ROWS[3], ROWS[7]))))
+    assert one["owner"] == CURL.json() | {"start": "2026-01-01T12:00:00.000001Z"}
+    assert one["peer_owner"] == NGINX.json() | {"start": "2026-01-01T11:59:59.999999Z"}
+    assert list(one["owner"]) == list(CURL.json())
+    assert (nobody["owner"], nobody["peer_owner"]) == (None, None)
 
 
 def test_packets_without_a_flow(tmp_path: File) -> None:

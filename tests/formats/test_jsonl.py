@@ -35,6 +35,14 @@ def test_values_and_nulls() -> None:
     }
 
 
+def test_written_elsewhere() -> None:
+    """A column that is neither number nor text is written by what is given for it."""
+    column = np.empty(2, object)
+    column[:] = [(1, 2), ()]
+    lines = json_lines({"list": column, "text": np.array(["%s", None], object)}, {"list": lambda one: str(list(one))})
+    assert list(lines) == ['{"list": [1, 2], "text": "%s"}\n', '{"list": [], "text": null}\n']
+
+
 @given(st.text(), st.text())
 def test_any_text(key: str, value: str) -> None:
     """Any text comes back as it was, in one line."""

@@ -14,7 +14,7 @@ from conntracker.formats import log
 from conntracker.formats.owner import sender, senders_text
 from conntracker.model import ADDRESS_COLUMNS, LOG_GROUPS
 from conntracker.owner import FORWARDS, INHERITED, KERNELS, Owner
-from support.owners import owner
+from support.senders import owner
 
 Line = tuple[int, int, int, int]
 OWNERS = {

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from conntracker.formats.owner import owner_text, sender, senders_text
 from conntracker.owner import CERTAINTIES, EXACT, FORWARDS, HOLDER, INHERITED, KERNELS, NO_ID, SHARED, Owner
-from support.owners import owner
+from support.senders import owner
 
 TEXTS: list[tuple[Owner | None, str]] = [
     (owner("ssh", 5057, user="rafaeldtinoco"), "ssh,pid:5057,uid:rafaeldtinoco"),

@@ -14,7 +14,7 @@ from conntracker.formats import log
 from conntracker.formats.steps import Key, all_step_lines, interleave, reply_of, step_lines
 from conntracker.model import ADDRESS_COLUMNS, U32, U64
 from conntracker.steps import UNDECIDED, Path, Rule, Step
-from support.owners import owner
+from support.senders import owner
 from support.traces import step
 
 INDENT = "\t\t\t\t"

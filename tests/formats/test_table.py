@@ -64,3 +64,17 @@ def test_later_chunks_keep_the_columns() -> None:
 def test_terminal_controls() -> None:
     """What a terminal would obey is not printed."""
     assert list(table_lines([{"host": np.array(["a\x1b[2Jb"], object)}]))[1] == "a?[2Jb\n"
+
+
+@pytest.mark.parametrize(
+    ("width", "names", "room"),
+    [(80, ["a", "b", "c"], 80 - 9), (200, ["a", "b", "c"], 100), (30, ["a", "c"], 27), (10, ["a", "c"], 24)],
+)
+def test_a_roomy_column(width: int, names: list[str], room: int) -> None:
+    """A column that takes what room there is stands last, as wide as that, but neither too narrow nor too wide."""
+    column = np.empty(1, object)
+    column[0] = ["x", "y"]
+    columns = {"c": column, "a": np.array(["0"], object), "b": np.array(["0123"], object)}
+    header, row = table_lines([columns], width, ("b",), {"c": lambda value, room: f"{'+'.join(value)}{room}"})
+    assert header.split() == names
+    assert row.split()[-1] == f"x+y{room}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from conntracker.sources.netns import Namespace
-from kernel.owners.bpf_objects import SYSCALL
+from kernel.owners.bpf_objects import SYSCALL, held
 from kernel.owners.capture import Run, without
 from kernel.owners.cgroup import needed_cgroup
 from kernel.owners.truth import TCP
@@ -21,21 +22,26 @@ from kernel.owners.truth import TCP
 pytestmark = pytest.mark.needs("nft", "setpriv", "unshare", "umount")
 
 RULES = "table inet t { chain c { type filter hook output priority 0; ct state new counter; }; }"
-# Becomes another program that a filter of seccomp(2) keeps from bpf(2): a program of classic BPF (linux/filter.h) which
-# answers that call with an error, and lets all others pass. Arguments: the call's number, the error, the command.
+# Becomes another program, with a filter of seccomp(2) that answers bpf(2), or one of its commands, with an error and
+# lets all else pass: four or six instructions of classic BPF (linux/filter.h) over struct seccomp_data
+# (linux/seccomp.h).
+# Arguments: the call's number, the error, the command or -1, the program and its arguments.
 FILTER = """
 import ctypes, os, struct, sys
-LOAD_WORD, EQUAL, RETURN = 0x20, 0x15, 0x06
+LOAD_WORD, EQUAL, RETURN, NUMBER, FIRST = 0x20, 0x15, 0x06, 0, 16 if sys.byteorder == "little" else 20
 ERROR, ALLOW = 0x00050000, 0x7FFF0000
-call, error = int(sys.argv[1]), int(sys.argv[2])
-code = [(LOAD_WORD, 0, 0, 0), (EQUAL, 0, 1, call), (RETURN, 0, 0, ERROR | error), (RETURN, 0, 0, ALLOW)]
+call, error, command = map(int, sys.argv[1:4])
+code = [(LOAD_WORD, 0, 0, NUMBER), (EQUAL, 0, 1 if command < 0 else 3, call)]
+if command >= 0:
+    code += [(LOAD_WORD, 0, 0, FIRST), (EQUAL, 0, 1, command)]
+code += [(RETURN, 0, 0, ERROR | error), (RETURN, 0, 0, ALLOW)]
 text = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in code))
 program = struct.pack("HxxxxxxP", len(code), ctypes.addressof(text))
 libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0):
     sys.exit(os.strerror(ctypes.get_errno()))
-os.execv(sys.argv[3], sys.argv[3:])
+os.execv(sys.argv[4], sys.argv[4:])
 """
 # A process with both ends of a connection: it enters a cgroup, talks to itself, and stays until its input ends.
 ACTOR = """
@@ -48,13 +54,13 @@ with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(
         print("ready", flush=True)
         sys.stdin.read()
 """
-EPERM, ENOSYS = 1, 38
+EVERY, MAP_CREATE, PROG_LOAD, RAW_TRACEPOINT_OPEN, LINK_CREATE = -1, 0, 5, 17, 28  # linux/bpf.h: enum bpf_cmd
 NO_CGROUPS = 'umount -l -a -t cgroup2; exec "$@"'
 
 
-def filtered(error: int) -> list[str]:
+def filtered(error: int, command: int = EVERY) -> list[str]:
     """What to put before a command whose bpf(2) shall fail."""
-    return [sys.executable, "-c", FILTER, str(SYSCALL), str(error)]
+    return [sys.executable, "-c", FILTER, str(SYSCALL), str(error), str(command)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +89,12 @@ REFUSALS = [
         r"BPF refused.*CAP_SYS_ADMIN",
         whole=True,
     ),
-    Refusal("seccomp-eperm", filtered(EPERM), r"BPF refused.*(not permitted|refuse)"),
-    Refusal("seccomp-enosys", filtered(ENOSYS), r"BPF refused.*(not implemented|no bpf)"),
+    Refusal("no-bpf-for-anybody", filtered(errno.EPERM), r"BPF refused.*not permitted"),
+    Refusal("no-bpf-in-the-kernel", filtered(errno.ENOSYS), r"BPF refused.*not implemented"),
+    Refusal("no-maps", filtered(errno.ENOMEM, MAP_CREATE), r"BPF refused.*[Cc]annot allocate"),
+    Refusal("no-programs", filtered(errno.EACCES, PROG_LOAD), r"BPF refused.*ct_\w+.*denied"),
+    Refusal("no-links", filtered(errno.EINVAL, LINK_CREATE), r"BPF refused.*ct_\w+.*[Ii]nvalid"),
+    Refusal("no-tracepoints", filtered(errno.ENOENT, RAW_TRACEPOINT_OPEN), r"no tracepoints", "bpf"),
 ]
 
 
@@ -118,6 +128,7 @@ def test_owners_all_the_same(host: Namespace, cgroup: str, tmp_path: Path, refus
             assert actor.stdout is not None
             assert actor.stdout.readline() == "ready\n"
             time.sleep(1)  # it is polled four times a second
+            assert (refusal.method == "bpf") == bool(held(run.process.pid)), "something is half attached"
             assert run.end() == 0, run.said
         finally:
             actor.kill()
@@ -125,7 +136,7 @@ def test_owners_all_the_same(host: Namespace, cgroup: str, tmp_path: Path, refus
     finally:
         run.kill()
     assert len([line for line in run.said if re.search(refusal.says, line)]) == 1, run.said
-    assert len([line for line in run.said if "BPF" in line or "CAP_" in line]) == 1, run.said
+    assert len([line for line in run.said if "owners:" in line and "open already" not in line]) == 1, run.said
     assert not [line for line in run.said if "Traceback" in line], run.said
     answers = [flow.answers[end] for flow in run.flows() for end in ("client", "server") if flow.proto == TCP]
     assert [(one.pids, one.method) for one in answers] == [((actor.pid,), refusal.method)] * 2

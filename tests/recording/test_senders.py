@@ -22,7 +22,7 @@ from conntracker.recording.reader import open_recording
 from conntracker.recording.stepped import log_with_steps
 from conntracker.recording.writer import RecordingWriter
 from support.columns import NOON, flows, many
-from support.owners import owner
+from support.senders import owner
 from support.traces import record as traced
 from support.traces import row, tcp
 

@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-firewall", action="store_true", help="no rules at all on the router")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how often to drive everything (1)")
     parser.add_argument("--flows", type=int, default=0, metavar="N", help="and N flows as fast as possible (0)")
+    parser.add_argument(
+        "--programs", action="store_true", help="instead, programs that talk to each other: processes, users, workers"
+    )
     parser.add_argument("--hold", action="store_true", help="keep the lab up until Ctrl-C, say how to look into it")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="to run on the router meanwhile, after --")
 
@@ -47,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.rounds < 0 or args.flows < 0:
         raise ValueError("--rounds and --flows want a number from 0 on")
+    if args.programs and args.flows:
+        raise ValueError("--programs and --flows: one or the other")
     if os.geteuid() != 0:
         from conntracker.sources.netns import enter_user_namespace
 
@@ -70,8 +75,13 @@ def _run(args: argparse.Namespace) -> int:
 
 def _drive(lab: Lab, args: argparse.Namespace) -> list[tuple[str, list[ExpectedFlow]]]:
     """All the traffic that was asked for, and what it was."""
+    from conntracker.lab.programs import drive_programs
     from conntracker.lab.traffic import Traffic
 
+    if args.programs:
+        for _ in range(args.rounds):
+            say(f"programs talked to each other {drive_programs(lab)} times")
+        return []
     done: list[tuple[str, list[ExpectedFlow]]] = []
     with Traffic(lab) as traffic:
         for _ in range(args.rounds):

@@ -194,6 +194,8 @@ static inline struct memory *remember(struct bpf_sock *sk, void *ctx, __u32 how)
 	}
 	if (memory->owner.pid != current())
 		fill(&memory->owner);
+	else
+		memory->owner.uid = bpf_get_current_uid_gid(); /* servers give up root after they have bound */
 	memory->how = how;
 	return memory;
 }
@@ -226,7 +228,6 @@ static inline int connects(struct bpf_sock_addr *ctx)
 	if (memory) {
 		memory->settled = 0;
 		memory->flags = 0;
-		memory->owner.uid = bpf_get_current_uid_gid();
 		memory->owner.time = bpf_ktime_get_boot_ns();
 	}
 	return 1;

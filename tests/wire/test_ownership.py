@@ -1,0 +1,162 @@
+"""Rows of the BPF programs, and the sides they are."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from conntracker.owner import CERTAINTIES, METHODS
+from conntracker.wire.ownership import (
+    KEY,
+    MEMORY,
+    SIDE,
+    USER,
+    USERS,
+    memory_of,
+    sides_of,
+    users_of,
+)
+from conntracker.wire.sides import FIXED, SIDES, mapped
+
+OFFSET = 1_700_000_000_000_000_000  # nanoseconds from boot to the epoch, as if booted in 2023
+OWNER, USED = (100, 1, b"owner"), (200, 2, b"user")
+NOT_USED = (0, 0, b"")
+
+# enum how of owners.bpf.c
+NOBODY, OPEN, OPEN_SHARED, CREATE, BIND, CONNECT, ACCEPT, SENDMSG, RECVMSG = range(9)
+INHERITED = 4  # a flag
+
+# how, flags, user, how often the user changed; the process, method, certainty, whether it is fixed
+CASES = [
+    (NOBODY, 0, NOT_USED, 0, OWNER, "bpf", "inherited", False),
+    (OPEN, 0, NOT_USED, 0, OWNER, "open", "holder", False),
+    (OPEN_SHARED, 0, NOT_USED, 0, OWNER, "open", "inherited", False),
+    (CREATE, 0, NOT_USED, 0, OWNER, "bpf", "inherited", False),
+    (BIND, 0, NOT_USED, 0, OWNER, "bpf", "inherited", False),
+    (CONNECT, 0, NOT_USED, 0, OWNER, "bpf", "exact", False),
+    (ACCEPT, 0, NOT_USED, 0, OWNER, "bpf", "exact", False),
+    (SENDMSG, 0, NOT_USED, 0, OWNER, "bpf", "exact", True),
+    (RECVMSG, 0, NOT_USED, 0, OWNER, "bpf", "exact", True),
+    # The socket of a listening one's child: whoever made that.
+    (BIND, INHERITED, NOT_USED, 0, OWNER, "bpf", "inherited", False),
+    (CONNECT, INHERITED, NOT_USED, 0, OWNER, "bpf", "inherited", False),
+    (OPEN, INHERITED, NOT_USED, 0, OWNER, "open", "inherited", False),
+    (OPEN_SHARED, INHERITED, NOT_USED, 0, OWNER, "open", "inherited", False),
+    # Somebody was seen using it.
+    (NOBODY, 0, USED, 0, USED, "bpf", "exact", False),
+    (OPEN, 0, USED, 0, USED, "bpf", "exact", False),
+    (OPEN_SHARED, INHERITED, USED, 1, USED, "bpf", "shared", False),
+    (BIND, INHERITED, USED, 0, USED, "bpf", "exact", False),
+    (CONNECT, 0, USED, 3, USED, "bpf", "shared", False),
+    (ACCEPT, 0, USED, 0, USED, "bpf", "exact", False),
+    # Who names the peer with each datagram is known for each.
+    (SENDMSG, 0, USED, 5, OWNER, "bpf", "exact", True),
+    (RECVMSG, 0, USED, 0, OWNER, "bpf", "exact", True),
+]
+
+
+def actor(who: tuple[int, int, bytes], time: int) -> tuple[Any, ...]:
+    """A struct actor: of a thread with another id than its process, in cgroup 77."""
+    pid, uid, comm = who
+    return (pid, pid + 1, uid, uid, 77 if pid else 0, time, comm)
+
+
+def key(local: str = "10.0.0.1", remote: str = "10.0.0.2", lport: int = 4000, rport: int = 443) -> NDArray[Any]:
+    """One key, its addresses in network byte order."""
+    rows = np.zeros(1, KEY)
+    rows["cookie"], rows["netns"], rows["lport"], rows["rport"], rows["proto"] = 5, 6, lport, rport, 17
+    for end, text in (("local", local), ("remote", remote)):
+        address = ipaddress.ip_address(text)
+        full = address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+        rows[end] = np.frombuffer(full, ">u8")
+    return rows
+
+
+def side(
+    how: int, flags: int = 0, user: tuple[int, int, bytes] = NOT_USED, users: int = 0, closed: int = 0
+) -> NDArray[Any]:
+    """One value; its owner at 1 ms after boot, its user at 2 ms, its first packet at 3 ms."""
+    rows = np.zeros(1, SIDE)
+    rows[0] = (actor(OWNER, 10**6), actor(user, 2 * 10**6), 3 * 10**6, closed, how, flags, users, 0)
+    return rows
+
+
+@pytest.mark.parametrize(("how", "flags", "user", "users", "who", "method", "certainty", "fixed"), CASES)
+def test_cases(
+    how: int, flags: int, user: tuple[int, int, bytes], users: int, who: tuple[int, int, bytes], method: str,
+    certainty: str, fixed: bool,
+) -> None:  # fmt: skip
+    """Who owns a side, and how sure that is, comes of how its owner was found and of who used it."""
+    (row,) = sides_of(key(), side(how, flags, user, users), OFFSET)
+    assert (row["pid"], row["uid"], row["comm"]) == who
+    assert (METHODS[row["method"]], CERTAINTIES[row["certainty"]]) == (method, certainty)
+    assert row["wild"] == (FIXED if fixed else 0)
+    assert row["cgroup"] == 77
+    assert row["time"] == OFFSET // 1000 + (1000 if who == OWNER else 2000)
+
+
+@pytest.mark.parametrize(
+    ("local", "remote"), [("10.0.0.1", "192.0.2.255"), ("fd00::1", "2001:db8::ffff:1"), ("::1", "::1")]
+)
+def test_ends(local: str, remote: str) -> None:
+    """Addresses become words, IPv4 as mapped ones; ports, protocol and cookies stay as they are."""
+    (row,) = sides_of(key(local, remote, 65535, 1), side(CONNECT), OFFSET)
+    assert [(row[f"{end}_hi"], row[f"{end}_lo"]) for end in ("local", "remote")] == [
+        mapped(int(ipaddress.ip_address(text)), ipaddress.ip_address(text).version) for text in (local, remote)
+    ]
+    assert (row["lport"], row["rport"], row["proto"], row["cookie"], row["netns"]) == (65535, 1, 17, 5, 6)
+
+
+@pytest.mark.parametrize(("closed", "last"), [(0, -1), (5 * 10**6, OFFSET // 1000 + 5000)])
+def test_times(closed: int, last: int) -> None:
+    """A side begins with its first packet, and ends when its socket is closed."""
+    (row,) = sides_of(key(), side(CONNECT, closed=closed), OFFSET)
+    assert (row["first"], row["last"]) == (OFFSET // 1000 + 3000, last)
+
+
+def test_nobody() -> None:
+    """A socket that no process was seen at has the process 0."""
+    values = side(NOBODY)
+    values["owner"] = 0
+    assert sides_of(key(), values, OFFSET)["pid"] == 0
+
+
+def test_none() -> None:
+    """No rows make no sides and no users."""
+    assert len(sides_of(np.empty(0, KEY), np.empty(0, SIDE), OFFSET)) == 0
+    assert len(users_of(np.empty(0, USER), OFFSET)) == 0
+
+
+@pytest.mark.parametrize(("changes", "shared"), [(0, False), (1, True), (9, True)])
+def test_users(changes: int, shared: bool) -> None:
+    """A user is the process seen last on a socket, which it shares if others were before."""
+    values = np.zeros(1, USER)
+    values[0] = (actor(USED, 2 * 10**6), 5, changes, 0)
+    (row,) = users_of(values, OFFSET)
+    assert row.tolist() == (5, 200, 2, 77, OFFSET // 1000 + 2000, b"user", shared)
+
+
+@pytest.mark.parametrize(("shared", "how"), [(False, OPEN), (True, OPEN_SHARED)])
+def test_memory(shared: bool, how: int) -> None:
+    """What a socket is made to remember is what the programs would have noted: its holder, and that it is one."""
+    (row,) = np.frombuffer(memory_of(100, 7, b"a-name-of-sixteen-", 6, 5, 10**6, shared), MEMORY)
+    assert (row["owner"]["pid"], row["owner"]["uid"], row["owner"]["time"]) == (100, 7, 10**6)
+    assert row["owner"]["comm"] == b"a-name-of-sixte"
+    assert (row["cookie"], row["key"]["netns"], row["how"]) == (5, 6, how)
+    assert (row["settled"], row["flags"], row["first"]) == (0, 0, 0)
+
+
+@given(st.binary(min_size=3 * (KEY.itemsize + SIDE.itemsize), max_size=3 * (KEY.itemsize + SIDE.itemsize)))
+def test_any_rows(data: bytes) -> None:
+    """Any bytes in the maps make rows whose method and certainty are known ones."""
+    keys, values = np.frombuffer(data, KEY, 3), np.frombuffer(data, SIDE, 3, 3 * KEY.itemsize)
+    rows = sides_of(keys, values, OFFSET)
+    assert rows.dtype == SIDES
+    assert all(row["method"] < len(METHODS) and row["certainty"] < len(CERTAINTIES) for row in rows)
+    assert users_of(np.frombuffer(data, USER, 3), OFFSET).dtype == USERS
