@@ -51,22 +51,22 @@ _BPF, _OBJ_GET_INFO, _ENABLE_STATS = {"x86_64": 321}.get(os.uname().machine, 280
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A cgroup and a network namespace with loopback, both of our own; `cgroup` and `procs` are descriptors."""
+    """A cgroup and a network namespace with loopback, both of our own; `cgroup` is its descriptor."""
 
     cgroup: int
-    procs: int
     space: Namespace
     owned: str
 
     def command(self, mode: str, *words: object, cpu: int = common.GENERATOR_CPU) -> list[str]:
         """The command of a load in the cgroup on one CPU; start it inside the namespace."""
-        enter = f'echo 0 >&{self.procs}; exec {self.procs}>&-; exec "$@"'
-        return ["sh", "-c", enter, "sh", "taskset", "-c", str(cpu), self.owned, mode, *map(str, words)]
+        procs = f"/proc/{os.getpid()}/fd/{self.cgroup}/cgroup.procs"
+        enter = ["sh", "-c", 'echo 0 >"$0"; exec "$@"', procs]
+        return [*enter, "taskset", "-c", str(cpu), self.owned, mode, *map(str, words)]
 
     def cpu(self, mode: str, count: int) -> float:
         """Runs a load to its end. Returns the seconds of CPU that it took."""
         with self.space:
-            return common.measured(self.command(mode, count), pass_fds=(self.procs,)).cpu
+            return common.measured(self.command(mode, count)).cpu
 
 
 @contextlib.contextmanager
@@ -83,13 +83,11 @@ def place() -> Iterator[Place]:
         stack.callback(_remove, name, root)
         cgroup = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=root)
         stack.callback(os.close, cgroup)
-        procs = os.open("cgroup.procs", os.O_WRONLY, dir_fd=cgroup)
-        stack.callback(os.close, procs)
         space = Namespace.create()
         stack.callback(space.close)
         with space:
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        yield Place(cgroup, procs, space, common.build("owned"))
+        yield Place(cgroup, space, common.build("owned"))
 
 
 def _remove(name: str, root: int) -> None:
@@ -281,7 +279,7 @@ def _users_of_ours(programs: Ownership, where: Place) -> int:
 
 def _churn(where: Place, watch: OwnerWatch, sides: Sides, count: int) -> None:
     with where.space:
-        load = subprocess.Popen(where.command("churn", count), pass_fds=(where.procs,))
+        load = subprocess.Popen(where.command("churn", count))
     flush = time.monotonic() + _FLUSH
     while load.poll() is None:
         time.sleep(0.1)
@@ -298,8 +296,8 @@ def _flush(watch: OwnerWatch, sides: Sides) -> None:
     found, users = watch.take()
     for rows, numbers in found:
         sides.add(rows, numbers)
-    if users is not None:
-        sides.use(*users, watch.elsewhere)
+    for rows, numbers in users:
+        sides.use(rows, numbers, watch.elsewhere)
     sides.merge()
     sides.news()
     sides.forget(time.time_ns() // 1000)

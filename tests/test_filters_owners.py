@@ -16,7 +16,9 @@ CURL = {
     "kind": "process", "pid": 5057, "comm": "curl", "exe": "/usr/bin/curl", "uid": 1000, "user": "alice",
     "unit": "session-3.scope", "container": None,
 }  # fmt: skip
-RESOLVED = CURL | {"pid": 7, "comm": "systemd-resolve", "exe": "/usr/lib/systemd/systemd-resolved", "user": None, "uid": 5}
+RESOLVED = CURL | {
+    "pid": 7, "comm": "systemd-resolve", "exe": "/usr/lib/systemd/systemd-resolved", "user": None, "uid": 5,
+}  # fmt: skip
 NGINX = CURL | {
     "pid": 77, "comm": "nginx", "exe": None, "user": "www", "uid": 33, "unit": "nginx.service",
     "container": "0123456789ab" + "f" * 52,
@@ -107,7 +109,7 @@ def test_no_text_gets_out(option: str, text: str) -> None:
         return
     assert not meets(chosen, NOBODY, NOBODY)
     column = {"process": "comm"}.get(option, option)
-    part = text.split(",")[0].strip()
+    part = text.split(",", maxsplit=1)[0].strip()
     if option != "unit" and "/" not in part and not part.isdigit():
         assert meets(chosen, NOBODY | {column: part.encode(errors="replace").decode()}, NOBODY)
 

@@ -415,7 +415,7 @@ remotes = st.one_of(st.tuples(address, port), st.tuples(address, port), st.just(
 told_sides = st.lists(
     st.builds(
         lambda local, lport, remote, number, proto, cookie, netns, last, time: Side(
-            local, lport, *remote, number, proto, cookie, netns, number, time=time, last=last
+            local, lport, remote[0], remote[1], number, proto, cookie, netns, number, time=time, last=last
         ),
         st.sampled_from([A, B, OTHER, ANY4]), port, remotes, st.integers(1, 6), proto, st.integers(1, 6),
         st.sampled_from([HERE, HERE, THERE, ELSEWHERE]), st.one_of(st.just(-1), moment), moment,

@@ -89,9 +89,7 @@ def test_owners(tmp_path: File, capfd: pytest.CaptureFixture[str]) -> None:
         writer.append_traces([row(PLAIN), row(DENIED, path=2)])
     assert run("-r", path, "--process", "curl") == 0
     out, _ = capfd.readouterr()
-    assert out.startswith(
-        "TCP 10.0.0.1:40000 (curl[5057], alice) -> 10.0.0.2:80 (nginx[77], 33, holder)   ACCEPTED\n"
-    )
+    assert out.startswith("TCP 10.0.0.1:40000 (curl[5057], alice) -> 10.0.0.2:80 (nginx[77], 33, holder)   ACCEPTED\n")
     assert "DROPPED" not in out
     assert run("-r", path, "--process", "nginx", "--json") == 0
     assert [json.loads(line)["verdict"] for line in capfd.readouterr().out.splitlines()] == ["accept", None]

@@ -17,7 +17,6 @@ BAD = [
     (["-e"], "-e needs -t"),
     (["--trace", "tcp dport 22"], "--trace needs -t"),
     (["-t", "--trace-packets", "0"], "is not a number above 0"),
-    (["-b"], "-b comes with a later version"),
     (["-d", "-f"], "not allowed with argument"),
     (["-d", "-o", "-"], "-d has no standard output"),
     (["-o", "/nonexistent/log"], "/nonexistent/log: No such file or directory"),

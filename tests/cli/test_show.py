@@ -173,6 +173,12 @@ def test_owners_in_the_table(
     assert capfd.readouterr().out.splitlines()[0].split()[-2:] == ["dport", "process"]
 
 
+def test_no_owner_known(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where no owner is known the table has no columns for them."""
+    assert run("-r", owned(tmp_path / "rec", owners={})) == 0
+    assert "process" not in capfd.readouterr().out
+
+
 def test_owners_in_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """In JSON a flow's owners are objects with the keys of an owner."""
     assert run("-r", owned(tmp_path / "rec"), "--json", "--process", "curl", "--sort=flow", "--limit", "1") == 0

@@ -17,7 +17,7 @@ SIX = Peer(CLIENT, "fd00::1", 80, "tcp", None, 2)
 PINGED = Peer(CLIENT, "8.8.8.8", None, "icmp", None, 1)
 ADMIN = Peer(SERVER, "10.0.0.5", 22, "tcp", None, 8)
 GUEST = Peer(SERVER, "10.0.0.7", 22, "tcp", None, 7)
-LOCAL = Peer(SERVER, "127.0.0.1", 80, "tcp", "curl", 2)
+LOCAL = Peer(SERVER, "::1", 80, "tcp", "curl", 2)
 PING = Peer(SERVER, "10.0.0.9", None, "icmp", None, 1)
 PASSING = Peer(None, "10.0.0.2", 80, "tcp", None, 1)
 
@@ -33,7 +33,7 @@ PASSING = Peer(None, "10.0.0.2", 80, "tcp", None, 1)
         ([DNS, SAME], 2, 100, "10.0.0.2:53"),
         ([DATABASE, SIX, PINGED], 3, 100, "postgres (127.0.0.1:5432), [fd00::1]:80, 8.8.8.8"),
         ([ADMIN, GUEST], 5, 100, ":22 from 10.0.0.5, 10.0.0.7 +3"),
-        ([ADMIN, WEB, GUEST, LOCAL], 4, 100, ":22 from 10.0.0.5, 10.0.0.7; 93.184.216.34:443; :80 from curl (127.0.0.1)"),
+        ([ADMIN, WEB, GUEST, LOCAL], 4, 90, ":22 from 10.0.0.5, 10.0.0.7; 93.184.216.34:443; :80 from curl (::1)"),
         ([PING], 1, 100, "icmp from 10.0.0.9"),
         ([PASSING], 1, 100, "10.0.0.2:80"),
         ([Peer(CLIENT, "10.0.0.1", 1, "tcp", "a\x1b[2J", 1)], 1, 100, "a?[2J (10.0.0.1:1)"),
@@ -60,5 +60,5 @@ def test_json() -> None:
     """JSON has all peers with all that is known of them."""
     assert json.loads(peers_json(Peers(2, [WEB, LOCAL]))) == [WEB._asdict(), LOCAL._asdict()]
     assert json.loads(peers_json(Peers(1, [LOCAL])))[0] == {
-        "role": "server", "address": "127.0.0.1", "port": 80, "proto": "tcp", "process": "curl", "flows": 2,
+        "role": "server", "address": "::1", "port": 80, "proto": "tcp", "process": "curl", "flows": 2,
     }  # fmt: skip

@@ -11,6 +11,7 @@ from kernel.owners.cgroup import why_not
 from kernel.owners.judge import NONE, VERDICTS, WRONG
 from kernel.owners.matrix import Played, play
 from kernel.owners.plan import CASES
+from kernel.owners.programs import ABSENT
 
 pytestmark = pytest.mark.needs("gcc", "nft", "ss", "setpriv")
 
@@ -40,7 +41,7 @@ def test_size(played: Played) -> None:
     assert len(cases) >= 35
     assert len(played.ends) >= 900
     missing = [name for case in CASES if not case.twin and (name := case.name) not in cases]
-    assert set(missing) <= {line.split(":")[0] for line in played.stage.splitlines() if "missing" in line}
+    assert set(missing) <= {line.split(":")[0] for line in played.stage.splitlines() if ABSENT in line}
     for name in played.said:
         assert not [one for one in played.verdicts[name] if one.answer is None], other(played, name, NONE)
 

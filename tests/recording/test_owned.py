@@ -49,7 +49,7 @@ def expected(owner: Owner | None) -> dict[str, Any] | None:
 
 def test_columns_are_those_of_owners() -> None:
     """Each end has a column for each key of an owner's JSON, in its order."""
-    assert OWNER_KEYS == tuple(Owner(PROCESS).json())
+    assert tuple(Owner(PROCESS).json()) == OWNER_KEYS
     assert [name for name, _, _ in OWNER_COLUMNS] == [f"{end}_{key}" for end in ENDS for key in OWNER_KEYS]
 
 
@@ -63,7 +63,7 @@ def test_owners_come_back(tmp_path: Path) -> None:
 
 
 def test_columns_of_flows(tmp_path: Path) -> None:
-    """The columns of a recording with owners have them flat, with numbers and times of their own types, and in words."""
+    """The columns of a recording have owners flat, with numbers and times of their own types, and in words."""
     with open_recording(owned(tmp_path / "rec", ROWS[:1])) as recording:
         row = recording.flows().numpy()
         assert recording.owned
@@ -150,8 +150,9 @@ def any_owner(draw: st.DrawFn) -> Owner:
     """Processes with any text, surrogates included, and any numbers."""
     names = ("exe", "cmdline", "user", "login", "parent", "cgroup", "unit", "container", "engine")
     process = Process(
-        draw(st.integers(0, NO_ID)), draw(TEXT) or "", draw(st.integers(0, NO_ID)), draw(st.none() | st.integers(0, 2**52)),
-        loginuid=draw(NUMBER), ppid=draw(NUMBER), **{name: draw(TEXT) for name in names},
+        draw(st.integers(0, NO_ID)), draw(TEXT) or "", draw(st.integers(0, NO_ID)),
+        draw(st.none() | st.integers(0, 2**52)), loginuid=draw(NUMBER),
+        ppid=draw(NUMBER), **{name: draw(TEXT) for name in names},
     )  # fmt: skip
     netns = draw(st.none() | st.integers(0, 2**64 - 1))
     return Owner(PROCESS, process, draw(st.sampled_from(METHODS)), draw(st.sampled_from(CERTAINTIES)), netns)
@@ -162,7 +163,7 @@ def any_owner(draw: st.DrawFn) -> Owner:
 def test_any_owner_comes_back(owners: list[Owner]) -> None:
     """Whatever text a process has, its JSON comes back as it was, what is no text as '?'."""
     known = dict(enumerate(owners, 1))
-    rows = tuple(({}, number, number) for number in known)
+    rows: tuple[tuple[dict[str, Any], int, int], ...] = tuple(({}, number, number) for number in known)
     with TemporaryDirectory() as directory:
         written = objects(owned(Path(directory) / "rec", rows, known))
     assert [row["peer_owner"] for row in written] == [

@@ -31,8 +31,9 @@ CASES: list[tuple[str, list[tuple[Any, ...]]]] = [
     (
         "process",
         [
-            ("nginx", "process", 4, 3003, 18), ("curl", "process", 3, 210, 1014), ("(forwarded)", "forwarded", 1, None, None),
-            ("(kernel)", "kernel", 1, None, None), (None, None, 1, None, None),
+            ("nginx", "process", 4, 3003, 18), ("curl", "process", 3, 210, 1014),
+            ("(forwarded)", "forwarded", 1, None, None), ("(kernel)", "kernel", 1, None, None),
+            (None, None, 1, None, None),
         ],
     ),
     (
@@ -44,7 +45,10 @@ CASES: list[tuple[str, list[tuple[Any, ...]]]] = [
     ),
     ("unit", [("nginx.service", "process", 4, 3003, 18), ("session-3.scope", "process", 3, 210, 1014)]),
     ("engine", [("docker", "process", 4, 3003, 18), (None, "process", 3, 210, 1014)]),
-    ("kind", [("process", 6, 3213, 1032), ("forwarded", 1, None, None), ("kernel", 1, None, None), (None, 1, None, None)]),
+    (
+        "kind",
+        [("process", 6, 3213, 1032), ("forwarded", 1, None, None), ("kernel", 1, None, None), (None, 1, None, None)],
+    ),
     ("uid", [(33, "process", 4, 3003, 18), (1000, "process", 3, 210, 1014)]),
     ("login", [(None, "process", 4, 3003, 18), ("alice", "process", 3, 210, 1014)]),
 ]  # fmt: skip

@@ -13,6 +13,8 @@ from conntracker.owner import BPF, EXACT, FORWARDS, HOLDER, KERNELS, NO_ID, OPEN
 from conntracker.recording.writer import RecordingWriter
 from support.columns import NOON, flows
 
+__all__ = ["CURL", "KERNELS", "NGINX", "OWNERS", "ROWS", "owned", "owned_columns"]
+
 CURL = Owner(
     PROCESS,
     Process(

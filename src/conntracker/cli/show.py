@@ -140,9 +140,17 @@ def _write_flows(
         with owner_texts(recording, condition(*where)) as with_texts:
             _write_chunks(out, map(with_texts, recording.chunks(query)), args, (), dict.fromkeys(ENDS, str))
         return
-    columns, optional = (TABLE_WITH_OWNERS, OWNERS_OPTIONAL) if recording.owned else (TABLE_COLUMNS, TABLE_OPTIONAL)
+    columns, optional = (
+        (TABLE_WITH_OWNERS, OWNERS_OPTIONAL) if _has_owners(recording) else (TABLE_COLUMNS, TABLE_OPTIONAL)
+    )
     query = flows_query(columns, *where, sort=args.sort, limit=args.limit)
     _write_chunks(out, recording.chunks(query), args, optional)
+
+
+def _has_owners(recording: Recording) -> bool:
+    """Whether any flow has an owner who is known."""
+    query = "SELECT 1 AS one FROM flow_rows WHERE owner_kind IS NOT NULL OR peer_owner_kind IS NOT NULL LIMIT 1"
+    return recording.owned and any(True for _ in recording.chunks(query))
 
 
 def _write_sides(

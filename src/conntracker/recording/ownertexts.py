@@ -51,11 +51,13 @@ def owner_texts(recording: Recording, where: str) -> Iterator[Callable[[Columns]
 
 def _texts(where: str) -> str:
     """The query for each owner's number and text."""
-    ends = " UNION ALL ".join(
-        f"SELECT {owner_number(end)} AS number, {', '.join(f'any_value({end}_{key}) AS owner_{key}' for key in OWNER_KEYS)}"  # noqa: E501, S608
-        f" FROM flows WHERE {end}_kind IS NOT NULL AND {where} GROUP BY number"
-        for end in ENDS
-    )
+
+    def of_end(end: str) -> str:
+        values = ", ".join(f"any_value({end}_{key}) AS owner_{key}" for key in OWNER_KEYS)
+        known = f"{end}_kind IS NOT NULL AND {where}"
+        return f"SELECT {owner_number(end)} AS number, {values} FROM flows WHERE {known} GROUP BY number"  # noqa: S608
+
+    ends = " UNION ALL ".join(map(of_end, ENDS))
     return f"SELECT number, any_value({owner_json('owner')}) AS text FROM ({ends}) GROUP BY number"  # noqa: S608
 
 

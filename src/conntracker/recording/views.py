@@ -108,13 +108,13 @@ def _nulls(columns: tuple[tuple[str, str, str], ...]) -> str:
 
 def _complete(connection: DuckDBPyConnection, files: str, kind: Segments) -> tuple[bool, bool]:
     """Whether all these files have every column, optional ones if any file has one; and whether any has."""
-    columns, optional = (
-        ", ".join(f"'{name}'" for name, _, _ in some) or "''" for some in (kind.columns, kind.optional)
+    names = ", ".join(
+        f"('{name}', {columns is kind.optional})" for columns in (kind.columns, kind.optional) for name, _, _ in columns
     )
     query = (
         "SELECT min(columns), min(optional), max(optional) FROM"  # noqa: S608
-        f" (SELECT count(*) FILTER (name IN ({columns})) AS columns, count(*) FILTER (name IN ({optional})) AS optional"
-        f" FROM parquet_schema({files}) GROUP BY file_name)"
+        " (SELECT count(*) FILTER (NOT asked) AS columns, count(*) FILTER (asked) AS optional"
+        f" FROM parquet_schema({files}) JOIN (VALUES {names}) names(name, asked) USING (name) GROUP BY file_name)"
     )
     least, fewest, most = connection.execute(query).fetchall()[0]
     return least == len(kind.columns) and fewest == most and most in (0, len(kind.optional)), most > 0

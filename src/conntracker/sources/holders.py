@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["MAX_DESCRIPTORS", "Holder", "Holders", "find_holders", "holder", "why_blind"]
+__all__ = ["MAX_DESCRIPTORS", "Holder", "Holders", "find_holders", "holder", "holder_in", "why_blind"]
 
 MAX_DESCRIPTORS = 1 << 20  # of sockets, that a walk keeps: some 150 bytes each
 
@@ -128,9 +128,24 @@ def _registers_files(pid: int, fd: str) -> bool:
 def holder(pid: int) -> Holder | None:
     """What /proc says of a process; None if it has ended."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-        uid = os.stat(f"/proc/{pid}").st_uid  # of this directory always the effective one (task_dump_owner)
+        directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return holder_in(directory, pid)
+    finally:
+        os.close(directory)
+
+
+def holder_in(directory: int, pid: int) -> Holder | None:
+    """The same, of /proc/PID held open: that stays the directory of one process, even if its id is used again."""
+    try:
+        stat = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            text = os.read(stat, 4096)
+        finally:
+            os.close(stat)
+        uid = os.fstat(directory).st_uid  # of this directory always the effective one (task_dump_owner)
     except OSError:
         return None
     begin, end = text.index(b"(") + 1, text.rindex(b")")

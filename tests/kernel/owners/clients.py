@@ -72,8 +72,9 @@ def _tcp(post: Post, how: str, comms: tuple[str, ...] = ()) -> None:
         if os.fork():
             os.wait()
             return
+    holders = (fork(lambda: time.sleep(HOLD + 0.3)),) if how == "leak" else ()
     comms = {"rename": (comm(), "another-name"), "execute": (comm(), "sleep")}.get(how, comms)
-    post.client(TCP, own[:2], post.case.port, comms=comms, doers=doers)
+    post.client(TCP, own[:2], post.case.port, comms=comms, doers=doers, holders=holders)
     say(sock, post.hello(own), how)
     sock.recv(10)
     if how == "execute":

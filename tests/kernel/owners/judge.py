@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 from kernel.owners.truth import KERNEL, End
 
@@ -52,21 +53,25 @@ class Verdict:
 
 
 def matched(ends: Iterable[End], flows: Iterable[Flow]) -> list[tuple[End, Flow | None]]:
-    """Each end with its flow; of several with the same key the one whose turn it was."""
-    ends = list(ends)
+    """Each end with its flow. Of several with the same key the one whose turn it was; where UDP's ports were used again
+    while the kernel took it for the same flow, each of the processes did its part.
+    """
     by_port: dict[tuple[int, str, str, int | None], list[Flow]] = defaultdict(list)
     for flow in sorted(flows, key=lambda flow: flow.start):
         for side, (local, lport, remote, rport) in flow.keys.items():
             for index in {("local", lport), ("remote", rport), (remote, None), (local, None)}:
                 by_port[flow.proto, side, *index].append(flow)
-    found: list[tuple[End, Flow | None]] = []
-    turns: Counter[tuple[object, ...]] = Counter()
+    alike: dict[tuple[object, ...], list[End]] = defaultdict(list)
     for end in sorted(ends, key=lambda end: end.time):
-        candidates = [flow for flow in by_port.get(_index(end), []) if _fits(end, flow)]
-        key = (end.case, end.end, end.proto, end.local, end.lport, end.remote, end.rport)
-        turn = turns[key]
-        turns[key] += 1
-        found.append((end, candidates[min(turn, len(candidates) - 1)] if candidates else None))
+        alike[end.case, end.end, end.proto, end.local, end.lport, end.remote, end.rport].append(end)
+    found: list[tuple[End, Flow | None]] = []
+    for same in alike.values():
+        fitting = [flow for flow in by_port.get(_index(same[0]), []) if _fits(same[0], flow)]
+        if 0 < len(fitting) < len(same):
+            pids = [end.pid for end in same]
+            found += [(replace(end, doers=[*end.doers, *pids]), fitting[-1]) for end in same]
+        else:
+            found += zip_longest(same, fitting[: len(same)])
     return found
 
 

@@ -31,7 +31,9 @@ class Played:
     ends        the truth
     verdicts    by variant, and those on ss(8)
     said        by variant: lines on standard error
+    polls       how long each poll of ss(8) took
     stage       what the stage said of cases that could not be played
+    seconds     how long all took
     """
 
     ends: list[End]
@@ -50,7 +52,7 @@ class Played:
         is the kernel's: where nothing is said of those they do not count.
         """
         counts = Counter(one.value for one in self.verdicts[name] if one.end.pid != KERNEL or one.value != NONE)
-        return counts[EXACT] / counts.total()
+        return counts[EXACT] / max(1, counts.total())
 
 
 def build(directory: Path) -> Path:

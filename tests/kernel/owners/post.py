@@ -41,7 +41,9 @@ class Post:
     truth, quick   descriptors: of the file of ends, and of the program quick.c
     number      of a client among those of its case
     server      the pid of the case's server, for clients
-    gate        a descriptor that becomes readable when the capture runs; ready: one to write to when set up
+    gate        a descriptor that becomes readable when the capture runs
+    started     one to write to when set up; see ready()
+    holders     pids of others that hold what this process uses
     """
 
     case: Case
@@ -88,8 +90,7 @@ class Post:
         self._write(
             End(
                 self.case.name, "server", proto, local, port, plain(hello.address), hello.port, host_pid(),
-                self.holders,
-                [comm()], os.geteuid(), self.case.on,
+                self.holders, [comm()], os.geteuid(), self.case.on,
             )
         )  # fmt: skip
 

@@ -10,9 +10,9 @@ from kernel.owners.children import execute
 from kernel.owners.post import Post, be_nobody, family
 from kernel.owners.truth import TCP
 
-__all__ = ["MISSING", "http", "quick", "tool"]
+__all__ = ["ABSENT", "MISSING", "http", "quick", "tool"]
 
-MISSING = 77  # exit code: a program, or something in the kernel, is not there
+MISSING, ABSENT = 77, "not there"  # exit code of a client whose program is not there, and how that is said
 HTTP_SERVER = """
 import http.server, os, sys
 class Server(http.server.ThreadingHTTPServer):

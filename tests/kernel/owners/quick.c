@@ -1,8 +1,9 @@
 /* Actors of the matrix that live for two milliseconds, were executed with a listening socket, or use io_uring(7).
  *
- *     quick tcp|udp|ring|ring-async|ring-udp ADDRESS PORT TRUTH CASE
+ *     quick tcp|udp|ring|ring-async|ring-registered|ring-udp ADDRESS PORT TRUTH CASE
  *     quick serve address|null|ring SOCKET TRUTH CASE PLACE PORT HOLDER
  *
+ * ring-registered gives the socket to the ring and closes its descriptor: a worker of the kernel takes it down then.
  * TRUTH is the descriptor of the file of ends; see truth.py for both its lines and the first message of a client. A
  * server keeps its connections until it ends, and never asks the kernel who its peer is.
  */
@@ -21,7 +22,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-enum { MISSING = 77, HOLD = 1200000 };
+enum { HOLD = 1200000 }; /* microseconds */
 
 struct ring {
 	int fd;
@@ -85,7 +86,7 @@ static struct ring ring_open(unsigned flags)
 
 	r.fd = syscall(SYS_io_uring_setup, 4, &p);
 	if (r.fd < 0)
-		exit(errno == EPERM || errno == ENOSYS ? MISSING : 1);
+		die("io_uring_setup");
 	sq = map(r.fd, p.sq_off.array + p.sq_entries * sizeof(unsigned), IORING_OFF_SQ_RING);
 	cq = map(r.fd, p.cq_off.cqes + p.cq_entries * sizeof(struct io_uring_cqe), IORING_OFF_CQ_RING);
 	r.sqes = map(r.fd, p.sq_entries * sizeof(struct io_uring_sqe), IORING_OFF_SQES);
@@ -97,6 +98,16 @@ static struct ring ring_open(unsigned flags)
 	r.cq_mask = (unsigned *)(cq + p.cq_off.ring_mask);
 	r.cqes = (struct io_uring_cqe *)(cq + p.cq_off.cqes);
 	return r;
+}
+
+/* From now on the ring alone has the socket; requests name it by 0. */
+static int ring_keep(struct ring *r, int fd)
+{
+	if (syscall(SYS_io_uring_register, r->fd, IORING_REGISTER_FILES, &fd, 1))
+		die("io_uring_register");
+	close(fd);
+	r->flags |= IOSQE_FIXED_FILE;
+	return 0;
 }
 
 static int ring_do(struct ring *r, int op, int fd, const void *address, unsigned length, uint64_t offset)
@@ -176,6 +187,8 @@ static int client(const char *how, const char *to, int port, int file, const cha
 	if (n < 0)
 		die("connect");
 	lport = own_end(fd, own);
+	if (strstr(how, "registered"))
+		fd = ring_keep(&r, fd);
 	n = snprintf(hello, sizeof hello, "%s %s %d %s\n", name, own, lport, to);
 	if ((ringed ? ring_do(&r, IORING_OP_SEND, fd, hello, n, 0) : write(fd, hello, n)) != n)
 		die("send");

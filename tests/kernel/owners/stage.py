@@ -10,10 +10,13 @@ that it started, then itself.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import gc
 import os
 import select
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -23,7 +26,7 @@ from pathlib import Path
 from conntracker.sources.netns import Namespace
 from kernel.owners import clients, datagrams, echoes, programs, servers
 from kernel.owners.plan import CASES, LISTENER, Case
-from kernel.owners.post import Post
+from kernel.owners.post import Post, libc
 
 SERVERS: dict[str, Callable[..., None]] = {
     **{name: getattr(servers, name) for name in servers.__all__}, "http": programs.http, "udp": datagrams.serve,
@@ -34,14 +37,34 @@ CLIENTS: dict[str, Callable[..., None]] = {
     "quick": programs.quick, "udp_multicast": datagrams.multicast, "raw_udp": echoes.raw_udp, "tool": programs.tool,
 }  # fmt: skip
 PATIENCE = 30  # seconds that a server takes to start, or all clients to end
+IO_URING_SETUP = 425  # the same number on every architecture
 BURST, PAUSE = 40, 0.1  # so many clients begin at once, then a pause in seconds
+
+
+def lacks(case: Case) -> str | None:
+    """What of the kernel a case needs and does not have."""
+    words = f"{case.server} {case.client}"
+    if "mptcp" in words:
+        try:
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM, clients.MPTCP).close()
+        except OSError:
+            return "MPTCP"
+    if "ring" in words:
+        libc.syscall(IO_URING_SETUP, 0, None)
+        if ctypes.get_errno() in (errno.ENOSYS, errno.EPERM):
+            return "io_uring"
+    return None
 
 
 class Stage:
     """Servers and clients of some cases."""
 
     def __init__(self, truth: int, quick: int, spaces: dict[str, Namespace], cases: list[Case]) -> None:
-        self._truth, self._quick, self._spaces, self._cases = truth, quick, spaces, cases
+        self._truth, self._quick, self._spaces = truth, quick, spaces
+        self._cases = [case for case in cases if not lacks(case)]
+        for case in cases:
+            if case not in self._cases:
+                print(f"{case.name}: {lacks(case)}: {programs.ABSENT}", file=sys.stderr, flush=True)
         self._gate, self._open_gate = os.pipe()
         self._servers: dict[str, int] = {}
         self._clients: dict[int, Case] = {}
@@ -124,7 +147,7 @@ class Stage:
                 time.sleep(0.01)
             elif case is not None and status:
                 code = os.waitstatus_to_exitcode(status)
-                why = "something is missing here" if code == programs.MISSING else f"ended with {code}"
+                why = programs.ABSENT if code == programs.MISSING else f"ended with {code}"
                 print(f"{case.name}: a client: {why}", file=sys.stderr, flush=True)
         for pid, case in self._clients.items():
             print(f"{case.name}: client {pid} does not end", file=sys.stderr, flush=True)

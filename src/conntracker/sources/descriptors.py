@@ -1,0 +1,214 @@
+"""Who has which socket, kept up to date at little cost: of all processes those are looked into first that may have got
+one since, and the time this takes is limited.
+
+A process is known by the inode of its /proc/PID, which the kernel makes anew for each: reading /proc tells which ones
+are new without opening anything. What it has is read, with its name, through that directory held open, so that an id
+that is used again gives nobody a stranger's sockets.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from conntracker import clock
+from conntracker.sources.holders import MAX_DESCRIPTORS, Holder, holder_in, why_blind
+
+__all__ = ["Descriptors", "Having"]
+
+# Seconds of CPU a second: while sockets or processes come, and else.
+_BUSY, _IDLE = 0.15, 0.004
+_CALM = 1.0  # seconds without news, after which it is "else"
+_SAVED = 0.1  # seconds of CPU at most that are saved up
+_YOUNG = 0.75  # seconds for which a new process is looked into each time: it starts a program, and connects
+_RECENT = 60.0  # seconds for which a process that got a socket is among those that are looked into first
+_RECENTS_SHARE = 0.7  # how much of what there is may be spent on those
+
+_DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
+_SOCKET = "socket:["
+
+
+@dataclass(slots=True, eq=False)
+class Having:
+    """A process as it was when it was looked into last.
+
+    inode     of /proc/PID
+    time      when that was: microseconds since the epoch
+    sockets   inode to descriptor
+    """
+
+    pid: int
+    inode: int
+    since: float
+    looked: float = 0.0
+    got: float = 0.0
+    time: int = 0
+    holder: Holder | None = None
+    sockets: dict[int, int] = field(default_factory=dict)
+    refused: str | None = None
+
+
+class Descriptors:
+    """The descriptors of sockets of all processes but this one's own threads.
+
+    left   the inodes of sockets that a process was found not to have any more at the last look: when it had them
+    """
+
+    def __init__(self) -> None:
+        self.left: dict[int, int] = {}
+        self._blind = why_blind()
+        self._processes: dict[int, Having] = {}
+        self._havers: dict[int, list[Having]] = {}
+        self._news: set[int] = set()
+        self._credit = _SAVED
+        self._last = self._busy = time.monotonic()
+        self._spent = 0.0
+
+    @property
+    def why(self) -> str | None:
+        """Why some sockets may be missing; None if every process could be looked into."""
+        if self._blind is not None:
+            return self._blind
+        if len(self._havers) >= MAX_DESCRIPTORS:
+            return f"more than {MAX_DESCRIPTORS} descriptors of sockets"
+        return next((one.refused for one in self._processes.values() if one.refused is not None), None)
+
+    @property
+    def whole_since(self) -> float:
+        """Every process has been looked into since then (time.monotonic)."""
+        return min((one.looked for one in self._processes.values()), default=0.0)
+
+    def of(self, inode: int) -> list[Having]:
+        """Those that have a socket, as far as is known."""
+        return self._havers.get(inode, [])
+
+    def look(self, wanted: Iterable[int]) -> set[int]:
+        """Looks into new processes, and as far as time allows into others: first into those where the wanted sockets
+        (inodes) may be. Returns the inodes of sockets that others have than before.
+        """
+        began, before = time.monotonic(), time.thread_time()
+        self._news, self.left = set(), {}
+        came = self._list(began)
+        missing = {inode for inode in wanted if inode not in self._havers}
+        if came or missing:
+            self._busy = began
+        rate = _BUSY if began - self._busy < _CALM else _IDLE
+        self._credit = min(_SAVED, self._credit + (began - self._last) * rate)
+        self._last = began
+        for one in came:
+            self._look_into(one, began)
+        self._look_further(missing, began, before)
+        if self._news:
+            self._busy = began
+        self._spent = time.thread_time() - before
+        self._credit -= self._spent
+        return self._news
+
+    def _look_further(self, missing: set[int], began: float, before: float) -> None:
+        def may(share: float) -> bool:
+            return time.thread_time() - before < self._credit * share
+
+        def seek(these: list[Having], share: float) -> None:
+            for one in these:
+                if not may(share):
+                    return
+                if one.looked < began:
+                    self._look_into(one, began)
+                    missing.difference_update(one.sockets)
+                    if not missing:
+                        return
+
+        for inode in [inode for inode in missing if inode in self._havers]:
+            missing.discard(inode)
+        everybody = list(self._processes.values())
+        for one in everybody:
+            if began - one.since < _YOUNG and one.looked < began and may(1.0):
+                self._look_into(one, began)
+                missing.difference_update(one.sockets)
+        if missing:
+            recents = [one for one in everybody if one.sockets or began - one.got < _RECENT]
+            seek(sorted(recents, key=lambda one: -one.got), _RECENTS_SHARE)
+        if not may(1.0):
+            return
+        everybody.sort(key=lambda one: one.looked)
+        if missing:
+            seek(everybody, 1.0)
+        for one in everybody:  # in turn, whatever they may have
+            if not may(_IDLE / _BUSY if began - self._busy < _CALM else 1.0):
+                return
+            if one.looked < began:
+                self._look_into(one, began)
+
+    def _list(self, now: float) -> list[Having]:
+        """Drops processes that have ended; returns the new ones."""
+        with os.scandir("/proc") as entries:
+            alive = {int(entry.name): entry.inode() for entry in entries if entry.name.isdigit()}
+        for pid in [pid for pid, one in self._processes.items() if alive.get(pid) != one.inode]:
+            self._drop(self._processes.pop(pid))
+        alive.pop(os.getpid(), None)
+        new = [Having(pid, inode, now) for pid, inode in alive.items() if pid not in self._processes]
+        self._processes.update((one.pid, one) for one in new)
+        return new
+
+    def _drop(self, one: Having) -> None:
+        self._set(one, {})
+
+    def _look_into(self, one: Having, now: float) -> None:
+        one.looked, one.refused = now, None
+        try:
+            directory = os.open(f"/proc/{one.pid}", os.O_PATH | _DIRECTORY)
+        except OSError:  # it has ended; the next list will tell
+            return
+        try:
+            if os.fstat(directory).st_ino != one.inode:
+                return
+            found = _sockets(directory)
+            if found.keys() != one.sockets.keys():
+                one.holder = holder_in(directory, one.pid)
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        except OSError as error:
+            one.refused = f"/proc/{one.pid}/fd: {error.strerror}"
+            return
+        finally:
+            os.close(directory)
+        if one.holder is not None or not found:
+            self._set(one, found)
+            one.time = clock.now()
+
+    def _set(self, one: Having, found: dict[int, int]) -> None:
+        for inode in one.sockets.keys() - found.keys():
+            havers = self._havers[inode]
+            havers.remove(one)
+            if not havers:
+                del self._havers[inode]
+            self.left[inode] = max(one.time, self.left.get(inode, 0))
+            self._news.add(inode)
+        new = found.keys() - one.sockets.keys()
+        if new and len(self._havers) + len(new) > MAX_DESCRIPTORS:
+            return
+        for inode in new:
+            self._havers.setdefault(inode, []).append(one)
+            self._news.add(inode)
+        if new:
+            one.got = one.looked
+        one.sockets = found
+
+
+def _sockets(process: int) -> dict[int, int]:
+    """Inode to descriptor of the sockets of a process, by its directory."""
+    directory = os.open("fd", os.O_RDONLY | _DIRECTORY, dir_fd=process)
+    found = {}
+    try:
+        for name in os.listdir(directory):
+            try:
+                target = os.readlink(name, dir_fd=directory)
+            except FileNotFoundError:
+                continue
+            if target.startswith(_SOCKET):
+                found[int(target[len(_SOCKET) : -1])] = int(name)
+    finally:
+        os.close(directory)
+    return found
