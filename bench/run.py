@@ -10,7 +10,7 @@ from pathlib import Path
 
 import common
 
-BENCHMARKS = ("exact", "startup", "logwrite", "dump", "events", "idle", "fuzz", "resolve", "trace")
+BENCHMARKS = ("exact", "startup", "logwrite", "dump", "events", "idle", "fuzz", "resolve", "trace", "owners")
 VERDICTS = {0: "holds", 1: "FAILS", 3: "could not run"}
 
 

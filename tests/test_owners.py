@@ -236,6 +236,12 @@ def test_told_anew() -> None:
     assert len(sides) == 1
 
 
+def test_told_of_nobody() -> None:
+    """Where the latest word on a side names nobody, the last one that did counts, but for when it ended."""
+    sides = known([CLIENT], [replace(CLIENT, number=NOBODY, cookie=1007, last=10)])
+    assert found(sides, [FLOW, replace(FLOW, first=LATE + 11)]) == [(7, NOBODY), (NOBODY, NOBODY)]
+
+
 def test_news() -> None:
     """Flows are asked for again when there is news at one of their ends, and while they are young."""
     sides = known([CLIENT], [Side("198.51.100.1", 61000, OUTSIDE, 53, 6, UDP)])
@@ -341,7 +347,9 @@ class Reference:
         for side in told:
             same = [one for one in self.sides if identity(one) == identity(side)]
             first = min([side.first, *(one.first for one in same)])
-            self.sides = [one for one in self.sides if one not in same] + [replace(side, first=first)]
+            named = next((one for one in (side, *same) if one.number != NOBODY), side)
+            self.sides = [one for one in self.sides if one not in same]
+            self.sides.append(replace(side, first=first, number=named.number, pid=named.pid))
         closed = {one.cookie for one in self.sides if one.proto == UDP and one.last >= 0}
         self.sides = [
             replace(one, last=one.time) if one.proto == UDP and one.last < 0 and one.cookie in closed else one
@@ -417,7 +425,7 @@ told_sides = st.lists(
         lambda local, lport, remote, number, proto, cookie, netns, last, time: Side(
             local, lport, remote[0], remote[1], number, proto, cookie, netns, number, time=time, last=last
         ),
-        st.sampled_from([A, B, OTHER, ANY4]), port, remotes, st.integers(1, 6), proto, st.integers(1, 6),
+        st.sampled_from([A, B, OTHER, ANY4]), port, remotes, st.integers(0, 6), proto, st.integers(1, 6),
         st.sampled_from([HERE, HERE, THERE, ELSEWHERE]), st.one_of(st.just(-1), moment), moment,
     ),
     min_size=1, max_size=12,

@@ -2,7 +2,7 @@
  * Loads for the BPF programs that note owners, all on loopback, and a look-up of their rows to compare with.
  *
  *     owned connect|datagram|connected|request COUNT    one operation after the other, COUNT times
- *     owned bulk COUNT                                  COUNT megabytes through one TCP connection
+ *     owned bulk COUNT                                  COUNT megabytes to another process by TCP
  *     owned peers COUNT                                 a datagram to each of COUNT peers from one socket
  *     owned churn COUNT                                 COUNT connections with a byte, to one address after the other
  *     owned look|take FD KEY VALUE ENTRIES              all entries of the hash map FD by one batch; prints seconds
@@ -148,8 +148,20 @@ static void peers(long count)
 	}
 }
 
-/* Two processes with a connection between them: a byte there, a byte back. */
-static void requests(long count)
+static void send_bulk(int fd, long count)
+{
+	for (long left = count * 1000000; left > 0; left -= CHUNK)
+		must(send(fd, buffer, CHUNK, 0) == CHUNK, "send");
+}
+
+static void request(int fd, long count)
+{
+	while (count--)
+		one_byte(fd, fd);
+}
+
+/* Two processes with a connection between them; this one answers each byte, or only receives. */
+static void pair(long count, void (*talk)(int fd, long count), int answers)
 {
 	struct sockaddr_in address;
 	int listener = bound(SOCK_STREAM, &address), fd, on = 1, status;
@@ -160,33 +172,16 @@ static void requests(long count)
 		fd = made(SOCK_STREAM);
 		must(!connect(fd, (struct sockaddr *)&address, sizeof(address)), "connect");
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-		while (count--)
-			one_byte(fd, fd);
+		talk(fd, count);
 		_exit(0);
 	}
 	fd = accept(listener, NULL, NULL);
 	must(fd >= 0, "accept");
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	while (recv(fd, buffer, 1, 0) > 0)
-		must(send(fd, buffer, 1, 0) == 1, "send");
+	while (recv(fd, buffer, answers ? 1 : CHUNK, 0) > 0)
+		if (answers)
+			must(send(fd, buffer, 1, 0) == 1, "send");
 	must(waitpid(child, &status, 0) == child && !status, "the other process");
-}
-
-/* By one thread, as the scheduler would add its own mood. */
-static void bulk(long megabytes)
-{
-	struct sockaddr_in address;
-	int listener = bound(SOCK_STREAM, &address), client = made(SOCK_STREAM), server, size = 4 * CHUNK;
-
-	setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
-	setsockopt(client, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-	must(!connect(client, (struct sockaddr *)&address, sizeof(address)), "connect");
-	server = accept(listener, NULL, NULL);
-	must(server >= 0, "accept");
-	for (long i = 0; i < megabytes * 1000000 / CHUNK; i++) {
-		must(send(client, buffer, CHUNK, 0) == CHUNK, "send");
-		must(recv(server, buffer, CHUNK, MSG_WAITALL) == CHUNK, "recv");
-	}
 }
 
 /* BPF_MAP_LOOKUP_BATCH and BPF_MAP_LOOKUP_AND_DELETE_BATCH into memory that was not touched before, as a reader's. */
@@ -229,9 +224,9 @@ int main(int count, char **words)
 	else if (!strcmp(mode, "peers"))
 		peers(number);
 	else if (!strcmp(mode, "request"))
-		requests(number);
+		pair(number, request, 1);
 	else if (!strcmp(mode, "bulk"))
-		bulk(number);
+		pair(number, send_bulk, 0);
 	else
 		return fprintf(stderr, "owned: no mode %s\n", mode), 2;
 	return 0;

@@ -46,7 +46,7 @@ class Ends:
     sport, dport, reply_sport, reply_dport   uint64; for ICMP the echo id, and type << 8 | code
     first, last     from when to when a flow was there, in microseconds since the epoch; first is 0 if it was there
                     before anybody looked, last in the future while it is alive
-    seen            when it was seen first
+    seen, touched   when it was seen first, and when the kernel last told of it
     serial          in which order they were made
     translated      whether NAT changed anything
     rows            which rows of the table they are
@@ -66,6 +66,7 @@ class Ends:
     first: NDArray[np.int64]
     last: NDArray[np.int64]
     seen: NDArray[np.int64]
+    touched: NDArray[np.int64]
     serial: U64
     translated: NDArray[np.bool_]
     status: U32
@@ -83,8 +84,8 @@ class Ends:
         return Ends(
             self.version, self.proto[which], pair(self.source), pair(self.destination), pair(self.reply_source),
             pair(self.reply_destination), self.sport[which], self.dport[which], self.reply_sport[which],
-            self.reply_dport[which], self.first[which], self.last[which], self.seen[which], self.serial[which],
-            self.translated[which],
+            self.reply_dport[which], self.first[which], self.last[which], self.seen[which], self.touched[which],
+            self.serial[which], self.translated[which],
             self.status[which], self.tcp_state[which], self.rows[which], self.owner[which], self.peer_owner[which],
         )  # fmt: skip
 
@@ -439,6 +440,7 @@ class _Family:
             self.start[rows].clip(0),
             np.where(self.bits[rows] & _ENDED == 0, 1 << 62, self.end[rows]),
             self.first[rows],
+            self.last[rows],
             self.serial[rows],
             (a != g) | (b != h) | (c != e) | (d != f) | (ports >> np.uint64(48) != reply_ports >> np.uint64(32) & low)
             | (ports >> np.uint64(32) & low != reply_ports >> np.uint64(48)),

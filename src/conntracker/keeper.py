@@ -117,8 +117,10 @@ class Keeper:
                 self._recording.update_meta(losses=tuple(self.losses))
 
     def tick(self) -> None:
-        """Writes a segment if the interval is over. A full disk is said once, and tried again at the next tick."""
+        """Looks for owners, and writes a segment if the interval is over. A full disk is said once, and tried again."""
         time = now()
+        if self.owning is not None:
+            self.owning.tick(self.table)
         if self._recording is not None and time - self._flushed >= self._interval:
             self._flushed = time
             with self._tolerant():

@@ -22,9 +22,10 @@ PROCESS, KERNEL, FORWARDED = "process", "kernel", "forwarded"
 BPF, OPEN, SOCK_DIAG = "bpf", "open", "sock_diag"
 METHODS = (BPF, OPEN, SOCK_DIAG)
 
-# How sure that is: the process was seen connecting, accepting, sending or receiving on this very socket; it has the
-# socket from a listening one, or made it and may have handed it on; several processes used it, this one last; it had
-# the socket when somebody looked, alone as far as could be seen.
+# How sure that is: the process was seen connecting, sending or receiving on this very socket; it made the socket, or
+# the listening one that the socket comes from, and another may serve; several processes used it, this one last; it had
+# the socket when somebody looked, when it was accepted or connected, or when it was closed, and who used it was not
+# seen.
 EXACT, INHERITED, SHARED, HOLDER = "exact", "inherited", "shared", "holder"
 CERTAINTIES = (EXACT, INHERITED, SHARED, HOLDER)
 
@@ -37,10 +38,11 @@ class Process:
 
     pid          its id as seen from the namespace of pids in which conntracker runs
     start        when it began: microseconds since the epoch, UTC; tells it from a later process of the same id
-    comm         its name, as ps(1) shows it: /proc/PID/comm
+    comm         its name, as ps(1) shows it: /proc/PID/comm; empty if not known
     exe          its program: /proc/PID/exe
     cmdline      its arguments, joined as one would type them; None without permission, and with --no-cmdline
-    uid, user    its effective user id, and that one's name on this host
+    uid, user    its real user id when it was at the socket (the effective one where /proc told), and that one's name
+                 on this host
     loginuid, login   who logged in to start it, see audit(8)
     ppid, parent the process that started it, and that one's name
     cgroup       its path in the unified hierarchy, as /proc/PID/cgroup shows it
@@ -87,7 +89,8 @@ class Owner:
         """The keys of an owner as JSON has them everywhere."""
         own = self.process
         return {"kind": self.kind} | {
-            name: None if own is None else getattr(own, name) for name in Process.__dataclass_fields__
+            name: None if own is None or (value := getattr(own, name)) == "" else value
+            for name in Process.__dataclass_fields__
         } | {"method": self.method, "certainty": self.certainty, "netns": self.netns}  # fmt: skip
 
 

@@ -11,14 +11,14 @@ too: the socket of a container whose flow passes here. Tuples are used again, so
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conntracker.model import ICMP, ICMPV6, TCP
-from conntracker.wire.sides import FIXED, SIDES
+from conntracker.model import ICMP, ICMPV6, TCP, TCP_STATES
+from conntracker.wire.sides import ANY_LOCAL, ANY_REMOTE, FIXED, SIDES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,7 @@ _KEPT = 20_000_000  # µs for which a side that ended is kept
 _AGED = 300_000_000  # µs after which a socket's older sides are dropped; they are told anew with their next packet
 _MOST = 500_000  # sides
 _DEPTH = 32  # sides of the same ends that are looked at for one flow, the latest ones
+_OVER = [TCP_STATES.index(name) for name in ("TIME_WAIT", "CLOSE", "LAST_ACK")]
 _WORDS = ("local_hi", "local_lo", "remote_hi", "remote_lo")
 # What is kept of a side, each in a column of its own: names of SIDES, and hash (of its ends), ports and number.
 _KEPT_NAMES = (*_WORDS, "cookie", "netns", "proto", "wild", "pid", "time", "first", "last")
@@ -65,6 +66,7 @@ class Sides:
         self._factors = np.frombuffer(os.urandom(56), np.uint64) | np.uint64(1)
         self._pending: list[Columns] = []
         self._news: list[U64] = []
+        self._told = False  # whether there are sides with a remote end and no local one
         self._sides = self._columns(np.empty(0, SIDES), np.empty(0, np.uint32))  # sorted by hash and first
 
     def __len__(self) -> int:
@@ -126,6 +128,7 @@ class Sides:
         self._sides = {name: column[lasts[by_hash]] for name, column in sides.items()}
         self._sides |= {name: sides[name][named[by_hash]] for name in ("number", "pid")}
         self._sides["first"] = first[by_hash]
+        self._told = bool((self._sides["wild"] & (ANY_LOCAL | ANY_REMOTE) == ANY_LOCAL).any())
         self._close()
 
     def _close(self) -> None:
@@ -180,6 +183,8 @@ class Sides:
         if len(news):
             for end in (_source(ends), _destination(ends)):
                 asked |= np.isin(self._hash(end), news)
+            if self._told:
+                asked |= (ends.proto != TCP) & (ends.last > fresh)
             translated = np.flatnonzero(ends.translated & ~asked)
             if len(translated):
                 some = ends.take(translated)
@@ -195,8 +200,15 @@ class Sides:
         """
         self.merge()
         late = _SLACK + lag
-        source = self._find(_source(ends), ends, ~source_local, late)
-        destination = self._find(_destination(ends), ends, ~destination_local, late)
+        # The side at the source of a connection is there before its first packet. That at the destination is told of by
+        # its first packet after the handshake, but not when all is over and the next connection has the same ends.
+        over = np.isin(ends.tcp_state, _OVER)
+        until = np.where(ends.proto == TCP, ends.seen, ends.last)
+        until_there = np.where((ends.proto == TCP) & over, ends.touched, ends.last)
+        source = self._find(_source(ends), replace(ends, last=until), ~source_local, late)
+        destination = self._find(_destination(ends), replace(ends, last=until_there), ~destination_local, late)
+        self._prefer_told(source, _source(ends), ends, late)
+        self._prefer_told(destination, _destination(ends), ends, late)
         # Headers on their way out, after NAT.
         translated = (ends.proto != TCP) & ends.translated
         for numbers, other, local in (
@@ -216,6 +228,19 @@ class Sides:
         # one where both ends are one address.
         destination[_is_icmp(ends.proto) | _is_mirrored(ends)] = NOBODY
         return source, destination
+
+    def _prefer_told(self, numbers: U32, end: _End, ends: Ends, late: int) -> None:
+        """Where several processes share a socket without an address of its own, each datagram was told by its call."""
+        if not self._told:
+            return
+        datagrams = np.flatnonzero((ends.proto != TCP) & ~_is_icmp(ends.proto))
+        some = ends.take(datagrams)
+        zero = np.zeros(len(datagrams), np.uint64)
+        low = np.full(len(zero), 0xFFFF << 32 if ends.version == 4 else 0, np.uint64)
+        part = _take(end, datagrams)
+        unbound = _End((zero, low, part.words[2], part.words[3]), part.ports, part.proto)
+        told = self._look(unbound, some, np.ones(len(zero), np.bool_), True, late)
+        numbers[datagrams] = np.where(told != NOBODY, told, numbers[datagrams])
 
     def _find_wild(self, end: _End, ends: Ends, late: int) -> U32:
         """Sockets that take packets from anywhere: bound to the address, or to all addresses."""

@@ -18,17 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conntracker.model import U32
+from conntracker.model import TCP, U32
 from conntracker.owner import BPF as BY_BPF
 from conntracker.owner import CERTAINTIES, EXACT, FORWARDS, HOLDER, INHERITED, KERNELS, METHODS, SHARED, Owner, Process
 from conntracker.owner import PROCESS as A_PROCESS
-from conntracker.sources.bpf.ownership import Ownership, in_first_pid_namespace
+from conntracker.sources.bpf.ownership import Ownership, in_first_pid_namespace, port_of
 from conntracker.sources.cgroups import is_whole, open_root
 from conntracker.sources.netns import Namespace
 from conntracker.sources.open_sockets import OpenSocket, open_sockets
 from conntracker.sources.processes import Processes
 from conntracker.sources.sockets import INTERVAL, SocketTable
 from conntracker.wire.ownership import USERS
+from conntracker.wire.sides import CLOSER, SIDES
 
 __all__ = ["FORWARDED", "KERNEL", "NOBODY", "OwnerOptions", "OwnerWatch"]
 
@@ -40,6 +41,7 @@ _REFINED = (
 )
 _REFINES = 50  # that many times as long as a look took, at least
 _MOST_UNCERTAIN = 20_000
+_MOST_WAITING, _MOST_USERS = 1_000_000, 10  # rows, and readings, that the capture has not taken yet
 _HOLDER, _INHERITED = CERTAINTIES.index(HOLDER), CERTAINTIES.index(INHERITED)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -67,7 +69,7 @@ class OwnerWatch:
     owners      every owner by its number
     method      owner.BPF or owner.SOCK_DIAG
     whole       whether a socket that is not known of cannot be a process's
-    lost        rows that were lost in the kernel
+    lost        rows that were lost, in the kernel or here
     """
 
     def __init__(self, namespace: Namespace, options: OwnerOptions, notice: Callable[[str], None]) -> None:
@@ -80,8 +82,9 @@ class OwnerWatch:
         self._sides: list[Sides] = []
         self._users: list[Sides] = []  # USERS rows
         self._lock = threading.Lock()
-        self._turn = 0
-        self._uncertain: dict[int, None] = {}  # cookies of open sockets
+        self._turn = self._waiting = self._given_up = 0
+        # Cookies of open sockets: whether nobody is known to have it, its protocol and port.
+        self._uncertain: dict[int, tuple[bool, int, int]] = {}
         self._refined = time.monotonic()
         self._failed: Exception | None = None
         self.whole, self.lost, self.restricted = False, 0, options.cgroup is not None
@@ -151,7 +154,7 @@ class OwnerWatch:
     def take(self) -> tuple[list[Sides], list[Sides]]:
         """(sides, users) that came since the last call, with the numbers of their owners: SIDES and USERS rows."""
         with self._lock:
-            sides, self._sides = self._sides, []
+            sides, self._sides, self._waiting = self._sides, [], 0
             users, self._users = self._users, []
         if self._failed is not None:
             failed, self._failed = self._failed, None
@@ -206,8 +209,7 @@ class OwnerWatch:
             self._failed = error
 
     def _loop(self) -> None:
-        period = _PERIOD if self._bpf is not None else INTERVAL
-        due = time.monotonic() + period
+        due = time.monotonic() + self._period()
         waiting = select.poll()
         for fd in (self._wake_read, *self._processes.filenos()):
             waiting.register(fd, select.POLLIN)
@@ -216,12 +218,15 @@ class OwnerWatch:
             said = os.read(self._wake_read, 64) if self._wake_read in ready else b""
             self._processes.take()
             if said or time.monotonic() >= due:
-                due = time.monotonic() + period
+                due = time.monotonic() + self._period()
                 self._look(bool(said))
             if b"s" in said:
                 self._settled.set()
             if b"x" in said:
                 return
+
+    def _period(self) -> float:
+        return _PERIOD if self._table is None else self._table.interval
 
     def _look(self, all_of_it: bool) -> None:
         if self._table is not None:
@@ -232,43 +237,72 @@ class OwnerWatch:
         if rows is not None:
             self._keep(rows)
             self._note_uncertain(rows)
-            self.lost = self._bpf.lost
+            self.lost = self._bpf.lost + self._given_up
         self._turn += 1
         if all_of_it or self._turn % 20 == 0:
             used = self._bpf.users()
             if used is not None:
                 for cookie in used["cookie"].tolist():
                     self._uncertain.pop(cookie, None)
+                numbers = self._users_numbers(used, EXACT, SHARED)
                 with self._lock:
-                    self._users.append((used, self._users_numbers(used, EXACT, SHARED)))
+                    self._users = [*self._users[-_MOST_USERS:], (used, numbers)]
         if self._uncertain and (all_of_it or time.monotonic() > self._refined):
             self._refine()
 
     def _note_uncertain(self, rows: NDArray[Any]) -> None:
-        inherited = rows["certainty"] == _INHERITED
+        """Which sockets nobody is known to have, or only who made them."""
         is_open = rows["last"] < 0
-        for cookie in rows["cookie"][inherited & is_open].tolist():
+        unsure = is_open & ((rows["certainty"] == _INHERITED) | (rows["pid"] == 0))
+        names = ("cookie", "pid", "proto", "lport")
+        for cookie, pid, proto, port in zip(*(rows[name][unsure].tolist() for name in names), strict=True):
             if len(self._uncertain) < _MOST_UNCERTAIN:
-                self._uncertain[cookie] = None
+                self._uncertain[cookie] = (pid == 0, proto, port)
         if self._uncertain:
-            for cookie in rows["cookie"][~(inherited & is_open)].tolist():
+            for cookie in rows["cookie"][~unsure].tolist():
                 self._uncertain.pop(cookie, None)
 
     def _refine(self) -> None:
-        """Looks who has the sockets of which only is known who made them, or the listening ones that they come from."""
+        """Looks who has these sockets. What no process has, and what comes from no process's listening socket, is the
+        kernel's, if every process could be looked into.
+        """
         began = time.monotonic()
-        found = open_sockets(ends=False).sides
+        ports: set[int] = set()
+
+        def listening(fd: int, one: OpenSocket) -> None:
+            if one.listening:
+                with contextlib.suppress(OSError):
+                    ports.add(port_of(fd))
+
+        found = open_sockets(listening, ends=False)
         took = time.monotonic() - began
         self._refined = began + max(_REFINED, _REFINES * took)
-        mine = np.array(list(self._uncertain), np.uint64)
-        found = found[np.isin(found["cookie"], mine) & (found["certainty"] == _HOLDER)]
-        used = np.zeros(len(found), USERS)
+        cookies = np.array(list(self._uncertain), np.uint64)
+        held = found.sides[np.isin(found.sides["cookie"], cookies)]
+        mine = held[held["certainty"] == _HOLDER]
+        self._tell(mine, self._users_numbers(mine, HOLDER, HOLDER))
+        if self.whole and found.complete:
+            some = set(held["cookie"].tolist())
+            kernels = [
+                cookie
+                for cookie, (nobody, proto, port) in self._uncertain.items()
+                if nobody and cookie not in some and not (proto == TCP and port in ports)
+            ]
+            rows = np.zeros(len(kernels), SIDES)
+            rows["cookie"] = kernels
+            self._tell(rows, np.full(len(kernels), KERNEL, np.uint32))
+        self._uncertain = {cookie: what for cookie, what in self._uncertain.items() if what[0]}
+
+    def _tell(self, rows: NDArray[Any], numbers: U32) -> None:
+        """What was found out of sockets, by their cookies."""
+        used = np.zeros(len(rows), USERS)
         for name in ("cookie", "pid", "uid", "cgroup", "time", "comm"):
-            used[name] = found[name]
+            used[name] = rows[name]
         for cookie in used["cookie"].tolist():
             self._uncertain.pop(cookie, None)
-        with self._lock:
-            self._users.append((used, self._users_numbers(used, HOLDER, HOLDER)))
+        if len(used):
+            with self._lock:
+                self._users.append((used, numbers))
 
     def _poll(self, table: SocketTable) -> None:
         self._keep(table.poll())
@@ -277,29 +311,35 @@ class OwnerWatch:
         if len(rows):
             with self._lock:
                 self._sides.append((rows, self._sides_numbers(rows)))
+                self._waiting += len(rows)
+                while self._waiting > _MOST_WAITING:  # the capture is stopped, or far behind
+                    self._waiting -= len(self._sides[0][0])
+                    self._given_up += len(self._sides.pop(0)[0])
 
     # --- numbers -----------------------------------------------------------------------------------------------
 
     def _sides_numbers(self, rows: NDArray[Any]) -> U32:
         numbers = np.zeros(len(rows), np.uint32)
-        names = ("pid", "time", "uid", "comm", "cgroup", "method", "certainty", "netns")
-        for i, (pid, when, uid, comm, cgroup, method, certainty, netns) in enumerate(
+        names = ("pid", "time", "uid", "comm", "cgroup", "method", "certainty", "netns", "wild")
+        for i, (pid, when, uid, comm, cgroup, method, certainty, netns, wild) in enumerate(
             zip(*(rows[name].tolist() for name in names), strict=True)
         ):
             if pid:
                 other = netns if netns not in (0, self.netns) else 0
-                numbers[i] = self._number(pid, when, uid, comm, cgroup, method, certainty, other)
-            elif self.whole:
-                numbers[i] = KERNEL
+                number = self._number(pid, when, uid, comm, cgroup, method, certainty, other)
+                numbers[i] = NOBODY if number == KERNEL and wild & CLOSER else number
         return numbers
 
     def _users_numbers(self, rows: NDArray[Any], certainty: str, certainty_of_shared: str) -> U32:
         method, exact = METHODS.index(BY_BPF), CERTAINTIES.index(certainty)
         shared = CERTAINTIES.index(certainty_of_shared)
-        names = ("pid", "time", "uid", "comm", "cgroup", "shared")
+        names = ["pid", "time", "uid", "comm", "cgroup"]
+        several = rows["shared"].tolist() if "shared" in (rows.dtype.names or ()) else [False] * len(rows)
         numbers = [
             self._number(pid, when, uid, comm, cgroup, method, shared if many else exact, 0)
-            for pid, when, uid, comm, cgroup, many in zip(*(rows[name].tolist() for name in names), strict=True)
+            for pid, when, uid, comm, cgroup, many in zip(
+                *(rows[name].tolist() for name in names), several, strict=True
+            )
         ]
         return np.array(numbers, np.uint32)
 
@@ -311,8 +351,8 @@ class OwnerWatch:
             process = self._processes.find(pid, when, uid, name, cgroup)
         else:
             process = self._strangers.setdefault((pid, uid, name), Process(pid, name, uid))
-        if process is None:  # a thread of the kernel; that one closes a socket says nothing
-            return NOBODY if certainty == _HOLDER else KERNEL
+        if process is None:  # a thread of the kernel
+            return KERNEL
         key = id(process), method, certainty, netns
         number = self._numbers.get(key)
         if number is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
@@ -22,6 +23,7 @@ __all__ = ["Owning"]
 _RECENT = 10_000_000  # µs; so long after its end a flow is looked at again
 _FRESH = 3_000_000  # µs before the last look, after which a flow began that is looked at, whatever is new at its ends
 _MOST_OWNERS = 50_000
+_PERIOD, _PAUSE = 1.0, 20.0  # seconds between two looks, and how many times as long as the last one took, at least
 _ECHO = {ICMP: 8, ICMPV6: 128}
 
 
@@ -43,6 +45,7 @@ class Owning:
         self._sides = Sides(self._watch.netns)
         self._lag, self._start = lag, now()
         self._assigned: int | None = None
+        self._due = time.monotonic()
 
     @property
     def owners(self) -> Mapping[int, Owner]:
@@ -54,6 +57,11 @@ class Owning:
         """owner.BPF or owner.SOCK_DIAG."""
         return self._watch.method
 
+    def tick(self, table: FlowTable) -> None:
+        """As `assign`, if it is time for it: once a second, less often where it takes long."""
+        if time.monotonic() >= self._due:
+            self.assign(table)
+
     def assign(self, table: FlowTable) -> None:
         """Gives the flows of a table their owners, as far as they are known by now."""
         sides, users = self._watch.take()
@@ -61,18 +69,20 @@ class Owning:
             self._sides.add(rows, numbers)
         for rows, numbers in users:
             self._sides.use(rows, numbers, self._watch.elsewhere)
-        time = now()
+        began, when = time.monotonic(), now()
         self._sides.merge()
         news = self._sides.news()
         self._addresses.refresh()
-        fresh, self._assigned = None if self._assigned is None else self._assigned - _FRESH, time
-        for ends in table.ends(time - _RECENT):
+        before, self._assigned = self._assigned, when
+        fresh = None if before is None else before - _FRESH
+        for ends in table.ends((when if before is None else before) - _RECENT):
             chosen = ends if fresh is None else self._sides.asked(ends, news, fresh)
             if len(chosen.rows):
                 table.set_owners(chosen, *self._assign(chosen))
-        self._sides.forget(time)
+        self._sides.forget(when)
         if len(self._watch.owners) > _MOST_OWNERS:
             self._watch.forget(np.concatenate([table.owner_numbers(), self._sides.numbers()]))
+        self._due = began + max(_PERIOD, _PAUSE * (time.monotonic() - began))
 
     def _assign(self, ends: Ends) -> tuple[U32, U32]:
         source_local = self._addresses.contains(*ends.source)

@@ -29,7 +29,7 @@ from conntracker.sources.bpf.ownership import Ownership
 from conntracker.sources.cgroups import id_of, open_root
 from conntracker.sources.netns import Namespace
 from conntracker.wire.ownership import USER
-from conntracker.wire.sides import FIXED, SIDES, mapped
+from conntracker.wire.sides import CLOSER, FIXED, SIDES, mapped
 
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 LOOPBACK = mapped(0x7F000001, 4)
@@ -174,7 +174,7 @@ def test_connection(cell: Cell, family: str, to: str, words: tuple[int, int], us
             assert (row["netns"], row["cgroup"]) == (cell.space.cookie, id_of(cell.cgroup))
             assert (row["local_hi"], row["local_lo"], row["remote_hi"], row["remote_lo"]) == words * 2
             assert METHODS[row["method"]] == "bpf"
-            assert CERTAINTIES[row["certainty"]] == "exact"
+            assert CERTAINTIES[row["certainty"]] == ("exact" if programs.sees_uses else "holder")
             assert before <= row["first"] <= row["last"] <= after
             assert before <= row["time"] <= after
         assert programs.take() is None
@@ -223,6 +223,25 @@ say([cookie(c), pid]); wait()
     (row,) = rows[rows["cookie"] == number]
     assert (row["pid"], CERTAINTIES[row["certainty"]]) == (child, "shared")
     assert row["last"] >= 0
+
+
+def test_closed_by_another(cell: Cell) -> None:
+    """Where uses are not seen, a connection that was accepted for a child has the child that closed it last."""
+    with attached(cell, uses=False) as programs:
+        _, (number, child) = cell.run(
+            """
+s = server(); c = create_connection(s.getsockname()); a, _ = s.accept()
+number, (leave, left) = cookie(a), os.pipe()
+child = os.fork()
+if not child:
+    os.close(left); os.read(leave, 1); c.close(); a.close(); os._exit(0)
+a.close(); c.close(); os.close(left); os.wait()
+say([number, child])
+"""
+        )
+        rows = taken(programs)
+    (row,) = rows[rows["cookie"] == number]
+    assert (row["pid"], CERTAINTIES[row["certainty"]], row["wild"]) == (child, "shared", CLOSER)
 
 
 def test_others(cell: Cell, programs: Ownership) -> None:

@@ -22,7 +22,7 @@ from conntracker.wire.ownership import (
     sides_of,
     users_of,
 )
-from conntracker.wire.sides import FIXED, SIDES, mapped
+from conntracker.wire.sides import CLOSER, FIXED, SIDES, mapped
 
 OFFSET = 1_700_000_000_000_000_000  # nanoseconds from boot to the epoch, as if booted in 2023
 OWNER, USED = (100, 1, b"owner"), (200, 2, b"user")
@@ -30,34 +30,41 @@ NOT_USED = (0, 0, b"")
 
 # enum how of owners.bpf.c
 NOBODY, OPEN, OPEN_SHARED, CREATE, BIND, CONNECT, ACCEPT, SENDMSG, RECVMSG = range(9)
-INHERITED = 4  # a flag
+INHERITED, RELEASED = 4, 8  # flags
 
-# how, flags, user, how often the user changed; the process, method, certainty, whether it is fixed
+# how, flags, user, how often the user changed; the process, method, certainty, bits of wild
 CASES = [
-    (NOBODY, 0, NOT_USED, 0, OWNER, "bpf", "inherited", False),
-    (OPEN, 0, NOT_USED, 0, OWNER, "open", "holder", False),
-    (OPEN_SHARED, 0, NOT_USED, 0, OWNER, "open", "inherited", False),
-    (CREATE, 0, NOT_USED, 0, OWNER, "bpf", "inherited", False),
-    (BIND, 0, NOT_USED, 0, OWNER, "bpf", "inherited", False),
-    (CONNECT, 0, NOT_USED, 0, OWNER, "bpf", "exact", False),
-    (ACCEPT, 0, NOT_USED, 0, OWNER, "bpf", "exact", False),
-    (SENDMSG, 0, NOT_USED, 0, OWNER, "bpf", "exact", True),
-    (RECVMSG, 0, NOT_USED, 0, OWNER, "bpf", "exact", True),
+    (NOBODY, 0, NOT_USED, 0, OWNER, "bpf", "inherited", 0),
+    (OPEN, 0, NOT_USED, 0, OWNER, "open", "holder", 0),
+    (OPEN_SHARED, 0, NOT_USED, 0, OWNER, "open", "inherited", 0),
+    (CREATE, 0, NOT_USED, 0, OWNER, "bpf", "inherited", 0),
+    (BIND, 0, NOT_USED, 0, OWNER, "bpf", "inherited", 0),
+    (CONNECT, 0, NOT_USED, 0, OWNER, "bpf", "exact", 0),
+    (ACCEPT, 0, NOT_USED, 0, OWNER, "bpf", "exact", 0),
+    (SENDMSG, 0, NOT_USED, 0, OWNER, "bpf", "exact", FIXED),
+    (RECVMSG, 0, NOT_USED, 0, OWNER, "bpf", "exact", FIXED),
     # The socket of a listening one's child: whoever made that.
-    (BIND, INHERITED, NOT_USED, 0, OWNER, "bpf", "inherited", False),
-    (CONNECT, INHERITED, NOT_USED, 0, OWNER, "bpf", "inherited", False),
-    (OPEN, INHERITED, NOT_USED, 0, OWNER, "open", "inherited", False),
-    (OPEN_SHARED, INHERITED, NOT_USED, 0, OWNER, "open", "inherited", False),
+    (BIND, INHERITED, NOT_USED, 0, OWNER, "bpf", "inherited", 0),
+    (CONNECT, INHERITED, NOT_USED, 0, OWNER, "bpf", "inherited", 0),
+    (OPEN, INHERITED, NOT_USED, 0, OWNER, "open", "inherited", 0),
+    (OPEN_SHARED, INHERITED, NOT_USED, 0, OWNER, "open", "inherited", 0),
     # Somebody was seen using it.
-    (NOBODY, 0, USED, 0, USED, "bpf", "exact", False),
-    (OPEN, 0, USED, 0, USED, "bpf", "exact", False),
-    (OPEN_SHARED, INHERITED, USED, 1, USED, "bpf", "shared", False),
-    (BIND, INHERITED, USED, 0, USED, "bpf", "exact", False),
-    (CONNECT, 0, USED, 3, USED, "bpf", "shared", False),
-    (ACCEPT, 0, USED, 0, USED, "bpf", "exact", False),
+    (NOBODY, 0, USED, 0, USED, "bpf", "exact", 0),
+    (OPEN, 0, USED, 0, USED, "bpf", "exact", 0),
+    (OPEN_SHARED, INHERITED, USED, 1, USED, "bpf", "shared", 0),
+    (BIND, INHERITED, USED, 0, USED, "bpf", "exact", 0),
+    (CONNECT, 0, USED, 3, USED, "bpf", "shared", 0),
+    (ACCEPT, 0, USED, 0, USED, "bpf", "exact", 0),
     # Who names the peer with each datagram is known for each.
-    (SENDMSG, 0, USED, 5, OWNER, "bpf", "exact", True),
-    (RECVMSG, 0, USED, 0, OWNER, "bpf", "exact", True),
+    (SENDMSG, 0, USED, 5, OWNER, "bpf", "exact", FIXED),
+    (RECVMSG, 0, USED, 0, OWNER, "bpf", "exact", FIXED),
+    # Nobody was seen using it, and another than its owner closed it last.
+    (NOBODY, RELEASED, USED, 0, USED, "bpf", "holder", CLOSER),
+    (OPEN, RELEASED, USED, 0, USED, "bpf", "holder", CLOSER),
+    (BIND, RELEASED | INHERITED, USED, 0, USED, "bpf", "holder", CLOSER),
+    (ACCEPT, RELEASED, USED, 0, USED, "bpf", "shared", CLOSER),
+    (CONNECT, RELEASED, USED, 0, OWNER, "bpf", "exact", 0),
+    (SENDMSG, RELEASED, USED, 0, OWNER, "bpf", "exact", FIXED),
 ]
 
 
@@ -87,18 +94,31 @@ def side(
     return rows
 
 
-@pytest.mark.parametrize(("how", "flags", "user", "users", "who", "method", "certainty", "fixed"), CASES)
+@pytest.mark.parametrize(("how", "flags", "user", "users", "who", "method", "certainty", "wild"), CASES)
 def test_cases(
     how: int, flags: int, user: tuple[int, int, bytes], users: int, who: tuple[int, int, bytes], method: str,
-    certainty: str, fixed: bool,
+    certainty: str, wild: int,
 ) -> None:  # fmt: skip
     """Who owns a side, and how sure that is, comes of how its owner was found and of who used it."""
     (row,) = sides_of(key(), side(how, flags, user, users), OFFSET)
     assert (row["pid"], row["uid"], row["comm"]) == who
     assert (METHODS[row["method"]], CERTAINTIES[row["certainty"]]) == (method, certainty)
-    assert row["wild"] == (FIXED if fixed else 0)
+    assert row["wild"] == wild
     assert row["cgroup"] == 77
     assert row["time"] == OFFSET // 1000 + (1000 if who == OWNER else 2000)
+
+
+@pytest.mark.parametrize("how", range(9))
+@pytest.mark.parametrize("flags", [0, INHERITED])
+def test_without_uses(how: int, flags: int) -> None:
+    """Where uses are not seen, who connected or accepted a socket had it, but may have handed it on."""
+    certainties = [
+        CERTAINTIES[sides_of(key(), side(how, flags), OFFSET, uses)["certainty"][0]] for uses in (True, False)
+    ]
+    if how in (CONNECT, ACCEPT) and not flags:
+        assert certainties == ["exact", "holder"]
+    else:
+        assert certainties[0] == certainties[1]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Programs that talk to each other through the lab: processes of their own, with names, users and workers.
 
-    python -m conntracker.lab.programs serve web tcp 198.51.100.2 80        one of them, in its namespace
+python -m conntracker.lab.programs serve web tcp 198.51.100.2 80        one of them, in its namespace
 """
 
 from __future__ import annotations

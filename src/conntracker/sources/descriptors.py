@@ -8,6 +8,7 @@ that is used again gives nobody a stranger's sockets.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -18,12 +19,12 @@ from conntracker.sources.holders import MAX_DESCRIPTORS, Holder, holder_in, why_
 
 __all__ = ["Descriptors", "Having"]
 
-# Seconds of CPU a second: while sockets or processes come, and else.
-_BUSY, _IDLE = 0.15, 0.004
-_CALM = 1.0  # seconds without news, after which it is "else"
-_SAVED = 0.1  # seconds of CPU at most that are saved up
+# Seconds of CPU a second: to look for sockets that came, and to look into all processes in turn, while sockets come and
+# else.
+_SEEK, _TURN, _TURN_IDLE = 0.12, 0.03, 0.002
+_CALM = 1.0  # seconds without new ones, after which it is "else"
+_SAVED = 0.1  # seconds of CPU at most that are saved up to seek
 _YOUNG = 0.75  # seconds for which a new process is looked into each time: it starts a program, and connects
-_RECENT = 60.0  # seconds for which a process that got a socket is among those that are looked into first
 _RECENTS_SHARE = 0.7  # how much of what there is may be spent on those
 
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
@@ -51,7 +52,7 @@ class Having:
 
 
 class Descriptors:
-    """The descriptors of sockets of all processes but this one's own threads.
+    """The descriptors of sockets of all processes, of those in threads with a table of their own not.
 
     left   the inodes of sockets that a process was found not to have any more at the last look: when it had them
     """
@@ -62,9 +63,8 @@ class Descriptors:
         self._processes: dict[int, Having] = {}
         self._havers: dict[int, list[Having]] = {}
         self._news: set[int] = set()
-        self._credit = _SAVED
+        self._credit, self._turn = _SAVED, 0.0
         self._last = self._busy = time.monotonic()
-        self._spent = 0.0
 
     @property
     def why(self) -> str | None:
@@ -84,6 +84,10 @@ class Descriptors:
         """Those that have a socket, as far as is known."""
         return self._havers.get(inode, [])
 
+    def stir(self) -> None:
+        """There are new sockets beside those that were wanted: it is worth while to look."""
+        self._busy = self._last
+
     def look(self, wanted: Iterable[int]) -> set[int]:
         """Looks into new processes, and as far as time allows into others: first into those where the wanted sockets
         (inodes) may be. Returns the inodes of sockets that others have than before.
@@ -92,68 +96,55 @@ class Descriptors:
         self._news, self.left = set(), {}
         came = self._list(began)
         missing = {inode for inode in wanted if inode not in self._havers}
-        if came or missing:
+        if missing:
             self._busy = began
-        rate = _BUSY if began - self._busy < _CALM else _IDLE
-        self._credit = min(_SAVED, self._credit + (began - self._last) * rate)
-        self._last = began
-        for one in came:
-            self._look_into(one, began)
-        self._look_further(missing, began, before)
-        if self._news:
-            self._busy = began
-        self._spent = time.thread_time() - before
-        self._credit -= self._spent
+        passed, self._last = began - self._last, began
+        self._credit = min(_SAVED, self._credit + passed * _SEEK)
+        self._turn = min(0.0, self._turn) + passed * (_TURN if began - self._busy < _CALM else _TURN_IDLE)
+        self._look_at(came, set(), began)
+        missing -= self._havers.keys()
+        self._seek(missing, began, before)
+        sought = time.thread_time()
+        self._credit -= sought - before
+        if self._turn > 0:
+            oldest = sorted(self._processes.values(), key=lambda one: one.looked)
+            self._look_at(oldest, missing, began, sought + self._turn)
+        self._turn -= time.thread_time() - sought
         return self._news
 
-    def _look_further(self, missing: set[int], began: float, before: float) -> None:
-        def may(share: float) -> bool:
-            return time.thread_time() - before < self._credit * share
-
-        def seek(these: list[Having], share: float) -> None:
-            for one in these:
-                if not may(share):
-                    return
-                if one.looked < began:
-                    self._look_into(one, began)
-                    missing.difference_update(one.sockets)
-                    if not missing:
-                        return
-
-        for inode in [inode for inode in missing if inode in self._havers]:
-            missing.discard(inode)
+    def _seek(self, missing: set[int], began: float, before: float) -> None:
         everybody = list(self._processes.values())
-        for one in everybody:
-            if began - one.since < _YOUNG and one.looked < began and may(1.0):
-                self._look_into(one, began)
-                missing.difference_update(one.sockets)
+        until = before + self._credit
+        self._look_at((one for one in everybody if began - one.since < _YOUNG), missing, began, until)
         if missing:
-            recents = [one for one in everybody if one.sockets or began - one.got < _RECENT]
-            seek(sorted(recents, key=lambda one: -one.got), _RECENTS_SHARE)
-        if not may(1.0):
-            return
-        everybody.sort(key=lambda one: one.looked)
+            recents = sorted((one for one in everybody if one.sockets), key=lambda one: -one.got)
+            self._look_at(recents, missing, began, before + self._credit * _RECENTS_SHARE, True)
         if missing:
-            seek(everybody, 1.0)
-        for one in everybody:  # in turn, whatever they may have
-            if not may(_IDLE / _BUSY if began - self._busy < _CALM else 1.0):
+            everybody.sort(key=lambda one: one.looked)
+            self._look_at(everybody, missing, began, until, True)
+
+    def _look_at(
+        self, these: Iterable[Having], missing: set[int], began: float, until: float = math.inf, seek: bool = False
+    ) -> None:
+        """Looks into processes, except those that it has been looked into since `began`, until the thread has used so
+        much CPU, and if it is to `seek` only as long as sockets are missing.
+        """
+        for one in these:
+            if time.thread_time() >= until or (seek and not missing):
                 return
             if one.looked < began:
                 self._look_into(one, began)
+                missing -= one.sockets.keys()
 
     def _list(self, now: float) -> list[Having]:
         """Drops processes that have ended; returns the new ones."""
         with os.scandir("/proc") as entries:
             alive = {int(entry.name): entry.inode() for entry in entries if entry.name.isdigit()}
         for pid in [pid for pid, one in self._processes.items() if alive.get(pid) != one.inode]:
-            self._drop(self._processes.pop(pid))
-        alive.pop(os.getpid(), None)
+            self._set(self._processes.pop(pid), {})
         new = [Having(pid, inode, now) for pid, inode in alive.items() if pid not in self._processes]
         self._processes.update((one.pid, one) for one in new)
         return new
-
-    def _drop(self, one: Having) -> None:
-        self._set(one, {})
 
     def _look_into(self, one: Having, now: float) -> None:
         one.looked, one.refused = now, None

@@ -26,7 +26,7 @@ from conntracker.sources.holders import Holder, Holders, find_holders, holder
 from conntracker.wire.sides import ANY_LOCAL, ANY_REMOTE, SIDES, mapped
 from conntracker.wire.sockdiag import PORTED
 
-__all__ = ["OpenSocket", "OpenSockets", "Visit", "open_sockets"]
+__all__ = ["Duplicates", "End", "OpenSocket", "OpenSockets", "Visit", "ask", "open_sockets", "why_not"]
 
 _PIDFD_GETFD = 438  # the same number on every architecture
 _SO_ACCEPTCONN, _SO_PROTOCOL, _SO_COOKIE, _SO_NETNS_COOKIE = 30, 38, 57, 71  # asm-generic/socket.h
@@ -104,7 +104,7 @@ def open_sockets(visit: Visit | None = None, ends: bool = True) -> OpenSockets:
     ends   whether sockets are asked for their addresses, which other programs may see them asked for; without, each has
            one side, with its cookie and its holder only
     """
-    why = _why_not()
+    why = why_not()
     if why is not None:
         return OpenSockets(np.zeros(0, SIDES), 0, False, why)
     found = find_holders(skip=os.getpid())
@@ -131,7 +131,7 @@ def _row(opened: OpenSocket, end: End, now: int) -> tuple[Any, ...]:
 def _each(found: Holders, ends: bool) -> Iterator[tuple[int, OpenSocket]]:
     """Duplicates one socket after the other. Notes in `found` where that is refused."""
     known: dict[int, Holder | None] = {}
-    with _Duplicates() as duplicates:
+    with Duplicates() as duplicates:
         for inode in found:
             having = found.of(inode)
             try:
@@ -145,14 +145,14 @@ def _each(found: Holders, ends: bool) -> Iterator[tuple[int, OpenSocket]]:
                 for pid, _ in having:
                     if pid not in known:
                         known[pid] = holder(pid)
-                opened = _ask(fd, [one for pid, _ in having if (one := known[pid]) is not None], ends)
+                opened = ask(fd, [one for pid, _ in having if (one := known[pid]) is not None], ends)
                 if opened is not None:
                     yield fd, opened
             finally:
                 os.close(fd)
 
 
-class _Duplicates:
+class Duplicates:
     """Duplicates descriptors of other processes. Keeps the process of the last one open: many come in a row."""
 
     def __init__(self) -> None:
@@ -193,19 +193,22 @@ class _Duplicates:
         return made
 
     def close(self) -> None:
+        """Lets go of that process; again is harmless."""
         if self._pidfd >= 0:
             os.close(self._pidfd)
         self._pid, self._pidfd = 0, -1
 
-    def __enter__(self) -> _Duplicates:
+    def __enter__(self) -> Duplicates:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def _ask(fd: int, having: list[Holder], wanted: bool) -> OpenSocket | None:
-    """What the socket says of itself; None if it is of another family, or all that had it have ended."""
+def ask(fd: int, having: list[Holder], wanted: bool = True) -> OpenSocket | None:
+    """What the socket says of itself, with its ends if wanted; None if it is of another family, or all that had it have
+    ended.
+    """
     sock = socket.socket(fileno=fd)
     try:
         domain, kind, protocol = int(sock.family), int(sock.type), sock.proto
@@ -263,7 +266,7 @@ def _words(domain: int, name: tuple[Any, ...]) -> tuple[tuple[int, int], int]:
     return mapped(int.from_bytes(packed), 4 if domain == socket.AF_INET else 6), name[1]
 
 
-def _why_not() -> str | None:
+def why_not() -> str | None:
     """Why sockets must not, or cannot, be duplicated."""
     if not hasattr(os, "pidfd_open"):
         return "this Python has no pidfd_open"

@@ -1,16 +1,12 @@
-"""Owners without BPF: the sockets of a network namespace, polled with sock_diag(7), and the processes that have them.
+"""Owners without BPF: the sockets that are ends of flows, polled, and the processes that have them.
 
-What lives shorter than the time between two polls is not seen. Needs no rights for the sockets, and CAP_SYS_PTRACE to
-see which of them other users' processes have.
+Those of one network namespace are listed with sock_diag(7), those of others are found with their processes. What lives
+shorter than the time between two polls is not seen. Needs no rights for the former, and CAP_SYS_PTRACE to see which
+sockets other users' processes have.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import socket
-import sys
 import time
 from typing import Any
 
@@ -18,169 +14,174 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conntracker import clock, owner
-from conntracker.sources.holders import Holder, Holders, find_holders, holder, why_blind
-from conntracker.sources.netns import SO_NETNS_COOKIE, Namespace
-from conntracker.wire import dumps, sockdiag
+from conntracker.sources.descriptors import Descriptors
+from conntracker.sources.netns import Namespace
+from conntracker.sources.socket_dumps import SocketDumps, joined
+from conntracker.sources.unlisted import Unlisted
+from conntracker.wire import sockdiag
 from conntracker.wire.sides import SIDES, mapped
 
 __all__ = ["INTERVAL", "SocketTable"]
 
-# Seconds between two polls. One takes 2 ms of CPU with 100 sockets and 24 ms with 10,000 (Linux 6.18), most of it the
-# kernel's; a walk over the processes, where there are new ones, 3 ms and 90 ms, for at most a tenth of the time.
-INTERVAL = 0.25
+INTERVAL = 0.25  # seconds between two polls, at least
+_SHARE = 20  # and that many times what listing takes of CPU
+_LONGEST = 5.0
 
-_NETLINK_SOCK_DIAG = 4
-_DATAGRAM = 1 << 15  # the kernel's largest of a dump (netlink_dump, af_netlink.c)
-_TIMEOUT = 5.0  # seconds; the kernel answers from memory
-_RESCAN = 5.0  # seconds, after which the processes are looked at again though all sockets are known
-_SHARE = 10  # a walk over the processes begins when this many times the duration of the last one has passed
-_SURE = 2  # walks that find no process, after which a socket is no reason to walk again, and may be the kernel's
+# µs. Flows that follow each other with the same ends are told apart by when their sockets were seen, and times of flows
+# are taken with some slack: a socket counts as seen that much later and earlier than it was first and last. Not a flow
+# of its own is lost by that, as a connection is known to the firewall longer than its socket lives.
+_CAUTION = 100_000
 
 _METHOD = owner.METHODS.index(owner.SOCK_DIAG)
 _INHERITED, _HOLDER = owner.CERTAINTIES.index(owner.INHERITED), owner.CERTAINTIES.index(owner.HOLDER)
 
-# Who has a socket: as in SIDES. looks: how many walks found nobody; told: whether a row was given out.
+# Who has a socket: as in SIDES; pid 0: nobody was found. came: when it was listed first, by time.monotonic.
 _WHO = np.dtype([
-    ("pid", "u4"), ("uid", "u4"), ("comm", "S16"), ("certainty", "u1"), ("time", "i8"), ("first", "i8"),
-    ("looks", "u1"), ("told", "?"),
+    ("pid", "u4"), ("uid", "u4"), ("comm", "S16"), ("certainty", "u1"), ("time", "i8"), ("first", "i8"), ("came", "f8"),
 ])  # fmt: skip
 
 
 class SocketTable:
-    """The sockets of one namespace that are ends of flows, and who has them.
-
-    missing   why some processes' sockets may not be found; None if all are
-    """
+    """The sockets that are ends of flows, and who has them."""
 
     def __init__(self, namespace: Namespace | None = None) -> None:
-        """Of the calling thread's namespace, or of another. Raises OSError."""
-        with namespace or contextlib.nullcontext():
-            kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-            self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_SOCK_DIAG)
-        self._socket.settimeout(_TIMEOUT)
-        self._netns = _netns_cookie(self._socket)
-        self._kinds = [
-            (family, protocol)
-            for protocol in (sockdiag.TCP, sockdiag.UDP, sockdiag.RAW)
-            for family in (socket.AF_INET, socket.AF_INET6)
-        ]
-        self._sequence = 0
+        """Those of the calling thread's namespace are listed, or of another one's. Raises OSError."""
+        self._dumps = SocketDumps(namespace)
+        self._descriptors = Descriptors()
+        self._unlisted = Unlisted(self._dumps.netns)
         self._rows = np.zeros(0, sockdiag.SOCKETS)  # by cookie
         self._who = np.zeros(0, _WHO)
-        self._scanned = self._rescanned = float("-inf")  # when a walk ended, and when one for all sockets did
-        self._scan_took = 0.0
-        self.missing = why_blind()
+        self._polled = 0
+        self._took = 0.0
+
+    @property
+    def missing(self) -> str | None:
+        """Why some processes' sockets may not be found; None if all are."""
+        return self._descriptors.why or self._unlisted.why
+
+    @property
+    def interval(self) -> float:
+        """Seconds to wait between two polls, as they are now."""
+        return min(_LONGEST, max(INTERVAL, self._took * _SHARE))
 
     def poll(self) -> NDArray[Any]:
         """Rows of SIDES: of sockets that are new, have other addresses or another process, and, with `last` set, of
         those that are gone or had other addresses. A socket that its process closed stays that one's.
 
-        A socket whose process was not found is not given out; with pid 0 where every process was looked into, twice.
+        A socket whose process was not found (yet) has pid 0: so that a flow of its is not taken for that of another one
+        with the same ends.
+
         Raises OSError where the kernel refuses, DecodeError where its answer makes no sense; the table is of no use
         then.
         """
-        now = clock.now()
-        rows = self._read()
-        at, known = _find(self._rows["cookie"], rows["cookie"])
-        kept = (rows["inode"] != 0) | known
-        rows, at, known = rows[kept], at[kept], known[kept]
-        closed = rows["inode"] == 0
-        rows["inode"][closed] = self._rows["inode"][at[closed]]
-        who = np.zeros(len(rows), _WHO)
-        who["first"] = now
-        changed = ~known
-        if known.any():
-            who[known] = self._who[at[known]]
-            changed[known] = rows[known] != self._rows[at[known]]
-        ended = np.ones(len(self._rows), bool)
-        ended[at[known & ~changed]] = False
-        ended &= self._who["told"]
-        gone = self._sides(self._rows[ended], self._who[ended], now)
-        who["first"][changed] = now
-        self._rows, self._who = rows, who
-        changed |= self._look()
-        told = changed & who["told"]
-        return np.concatenate([gone, self._sides(rows[told], who[told], -1)])
+        now, began = clock.now(), time.thread_time()
+        rows = self._listed()
+        self._took = time.thread_time() - began
+        news = self._look(rows)
+        others = self._unlisted.update(self._descriptors, news, rows["inode"])
+        if len(others):
+            rows = joined([rows, others], sockdiag.SOCKETS)
+            rows = rows[np.unique(rows["cookie"], return_index=True)[1]]  # those of the dump first
+        return self._differ(rows, news, now)
 
     def close(self) -> None:
         """Gives the socket back."""
-        self._socket.close()
+        self._dumps.close()
 
-    def _read(self) -> NDArray[Any]:
-        """All sockets, by cookie. One that moved during the dump may come twice."""
-        parts = [np.zeros(0, sockdiag.SOCKETS)]
-        for kind in list(self._kinds):
-            try:
-                parts.append(self._dump(*kind))
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
-                    raise
-                # This kernel cannot list them. Each question would have it look for a module anew.
-                self._kinds.remove(kind)
-        rows = np.concatenate(parts)
-        return rows[np.unique(rows["cookie"], return_index=True)[1]]
+    def _listed(self) -> NDArray[Any]:
+        """The dump, with the inodes that closed sockets had, and without sockets that nobody accepted yet."""
+        rows = self._dumps.read()
+        at, known = _find(self._rows["cookie"], rows["cookie"])
+        closed = (rows["inode"] == 0) & known
+        rows["inode"][closed] = self._rows["inode"][at[closed]]
+        kept = rows["inode"] != 0
+        return rows if kept.all() else rows[kept]
 
-    def _dump(self, family: int, protocol: int) -> NDArray[Any]:
-        self._sequence += 1
-        self._socket.send(sockdiag.dump_request(family, protocol, self._sequence))
-        parts = []
-        done = False
-        while not done:
-            words = np.frombuffer(self._socket.recv(_DATAGRAM), np.uint32)
-            offsets, end, done = dumps.message_offsets(words)
-            parts.append(sockdiag.decode(words, offsets, protocol))
-            if done and (number := sockdiag.error_of(words[end:])):
-                raise OSError(number, f"listing sockets: {os.strerror(number)}")
-        return np.concatenate(parts)
+    def _look(self, rows: NDArray[Any]) -> set[int]:
+        """Finds out who has the sockets; the inodes for which that is news."""
+        at, known = _find(self._rows["cookie"], rows["cookie"])
+        wanted = ~known
+        nobodys = np.flatnonzero(known)
+        nobodys = nobodys[self._who["pid"][at[nobodys]] == 0]
+        if len(nobodys):
+            wanted[nobodys] = self._who["came"][at[nobodys]] >= self._descriptors.whole_since
+        return self._descriptors.look(rows["inode"][wanted].tolist())
 
-    def _look(self) -> NDArray[np.bool_]:
-        """Finds out who has the sockets, if it is time to; bool[n]: where that is news."""
-        who = self._who
-        before = who.copy()
-        begin = time.monotonic()
-        everything = begin - self._rescanned >= _RESCAN
-        unknown = np.arange(len(who)) if everything else np.flatnonzero(~who["told"] & (who["looks"] < _SURE))
-        if not len(unknown) or begin - self._scanned < self._scan_took * _SHARE:
-            return np.zeros(len(who), bool)
-        found = find_holders()
-        self.missing = found.why
-        self._assign(found, unknown.tolist())
-        self._scanned = time.monotonic()
-        self._scan_took = self._scanned - begin
-        if everything:
-            self._rescanned = self._scanned
-        same = before["told"] & (before["pid"] == who["pid"]) & (before["certainty"] == who["certainty"])
-        news: NDArray[np.bool_] = who["told"] & ~same
-        return news
+    def _differ(self, rows: NDArray[Any], news: set[int], now: int) -> NDArray[Any]:
+        """Makes these the rows, and tells what is new."""
+        at, known = _find(self._rows["cookie"], rows["cookie"])
+        changed = ~known
+        who = np.zeros(len(rows), _WHO)
+        who["came"], who["time"], who["uid"], who["certainty"] = time.monotonic(), now, owner.NO_ID, _HOLDER
+        if known.any():
+            who[known] = self._who[at[known]]
+            changed[known] = (_bytes(rows[known]) != _bytes(self._rows[at[known]])).any(axis=1)
+        ended = np.ones(len(self._rows), bool)
+        ended[at[known & ~changed]] = False
+        gone = _sides(self._rows[ended], self._who[ended], self._last_seen(self._rows[ended]))
+        who["first"][changed] = now + _CAUTION
+        self._rows, self._who, self._polled = rows, who, now
+        asked = ~known
+        if news:
+            asked |= np.isin(rows["inode"], np.fromiter(news, np.uint32, len(news)))
+        for i in np.flatnonzero(asked).tolist():
+            changed[i] |= self._assign(i)
+        return joined([gone, _sides(rows[changed], who[changed], -1)], SIDES)
 
-    def _assign(self, found: Holders, which: list[int]) -> None:
-        """Gives sockets the processes that were found; one that nobody has any more keeps its own."""
-        who, processes = self._who, dict[int, Holder | None]()
-        now = clock.now()
-        for i, inode in zip(which, self._rows["inode"][which].tolist(), strict=True):
-            having = found.of(inode)
-            for pid, _ in having:
-                if pid not in processes:
-                    processes[pid] = holder(pid)
-            alive = [one for pid, _ in having if (one := processes[pid]) is not None]
-            if alive:
-                oldest, certainty = min(alive), _HOLDER if len(alive) == 1 else _INHERITED
-                who[i] = (oldest.pid, oldest.uid, oldest.comm, certainty, now, who["first"][i], 0, True)
-            elif not who["told"][i]:
-                who["looks"][i] = min(_SURE, int(who["looks"][i]) + 1)
-                if found.why is None and who["looks"][i] == _SURE:
-                    who[i] = (0, owner.NO_ID, b"", _HOLDER, now, who["first"][i], 0, True)
+    def _assign(self, i: int) -> bool:
+        """Gives a socket the process that has it; one that nobody has any more keeps its own. Whether that is news."""
+        having = [
+            (one.holder, one.time)
+            for one in self._descriptors.of(int(self._rows["inode"][i]))
+            if one.holder is not None
+        ]
+        if not having:
+            return False
+        (holder, when), who = min(having), self._who[i]
+        certainty = _HOLDER if len(having) == 1 else _INHERITED
+        if (who["pid"], who["certainty"]) == (holder.pid, certainty):
+            return False
+        who["pid"], who["uid"], who["comm"] = holder.pid, holder.uid, holder.comm
+        who["certainty"], who["time"] = certainty, when
+        return True
 
-    def _sides(self, rows: NDArray[Any], who: NDArray[Any], last: int) -> NDArray[Any]:
-        sides = np.zeros(len(rows), SIDES)
-        for name in ("cookie", "local_hi", "local_lo", "remote_hi", "remote_lo", "lport", "rport", "proto", "wild"):
-            sides[name] = rows[name]
-        for name in ("pid", "uid", "comm", "certainty", "time", "first"):
-            sides[name] = who[name]
-        sides["netns"], sides["method"], sides["last"] = self._netns, _METHOD, last
-        also = sides[rows["both"]]
-        also["local_hi"], also["local_lo"] = mapped(0, 4)
-        return np.concatenate([sides, also])
+    def _last_seen(self, rows: NDArray[Any]) -> NDArray[np.int64]:
+        """Until when sockets that are gone were seen: those listed by the poll before, others with their process."""
+        left = self._descriptors.left
+        last = np.full(len(rows), self._polled, np.int64)
+        for i in np.flatnonzero(rows["netns"] != self._dumps.netns).tolist():
+            last[i] = left.get(int(rows["inode"][i]), self._polled)
+        return last - _CAUTION
+
+
+def _sides(rows: NDArray[Any], who: NDArray[Any], last: NDArray[np.int64] | int) -> NDArray[Any]:
+    """As SIDES, from what is known of each socket."""
+    sides = np.zeros(len(rows), SIDES)
+    if not len(rows):
+        return sides
+    for name in (
+        "netns",
+        "cookie",
+        "local_hi",
+        "local_lo",
+        "remote_hi",
+        "remote_lo",
+        "lport",
+        "rport",
+        "proto",
+        "wild",
+    ):
+        sides[name] = rows[name]
+    for name in ("pid", "uid", "comm", "certainty", "time", "first"):
+        sides[name] = who[name]
+    sides["method"], sides["last"] = _METHOD, last
+    also = sides[rows["both"]]
+    also["local_hi"], also["local_lo"] = mapped(0, 4)
+    return joined([sides, also], SIDES)
+
+
+def _bytes(rows: NDArray[Any]) -> NDArray[np.uint8]:
+    return rows.view(np.uint8).reshape(len(rows), -1)
 
 
 def _find(table: NDArray[np.uint64], keys: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
@@ -189,10 +190,3 @@ def _find(table: NDArray[np.uint64], keys: NDArray[np.uint64]) -> tuple[NDArray[
         return np.zeros(len(keys), np.intp), np.zeros(len(keys), bool)
     at = np.minimum(np.searchsorted(table, keys), len(table) - 1)
     return at, table[at] == keys
-
-
-def _netns_cookie(sock: socket.socket) -> int:
-    try:
-        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
-    except OSError:
-        return 0

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conntracker.owner import BPF, CERTAINTIES, EXACT, HOLDER, INHERITED, METHODS, OPEN, SHARED
-from conntracker.wire.sides import FIXED, SIDES
+from conntracker.wire.sides import ANY_LOCAL, CLOSER, FIXED, SIDES
 
-__all__ = ["HOLDS", "KEY", "MEMORY", "SIDE", "USER", "USERS", "memory_of", "sides_of", "users_of"]
+__all__ = ["HOLDS", "KEY", "MEMORY", "SIDE", "USER", "USERS", "is_unsure", "memory_of", "sides_of", "users_of"]
 
 Rows = NDArray[np.void]
 
@@ -29,7 +29,7 @@ SIDE = np.dtype([
 USER = np.dtype([("actor", ACTOR), ("cookie", "u8"), ("changes", "u4"), ("unused", "u4")])
 MEMORY = np.dtype([
     ("owner", ACTOR), ("cookie", "u8"), ("first", "u8"), ("how", "u4"), ("flags", "u4"), ("settled", "u4"),
-    ("unused", "u4"), ("key", KEY),
+    ("changes", "u4"), ("key", KEY),
 ])  # fmt: skip
 
 # enum how
@@ -46,11 +46,12 @@ _METHOD = {name: number for number, name in enumerate(METHODS)}
 _CERTAINTY = {name: number for number, name in enumerate(CERTAINTIES)}
 
 
-def sides_of(keys: Rows, values: Rows, offset: int) -> Rows:
+def sides_of(keys: Rows, values: Rows, offset: int, uses: bool = True) -> Rows:
     """SIDES rows from rows of the map ct_sides.
 
     keys, values   KEY[n] and SIDE[n]
     offset         nanoseconds from CLOCK_BOOTTIME to the epoch
+    uses           whether who sends and receives is seen; else who connected or accepted a socket may have handed it on
     """
     rows = np.zeros(len(keys), SIDES)
     for name in ("cookie", "netns", "lport", "rport", "proto"):
@@ -60,9 +61,12 @@ def sides_of(keys: Rows, values: Rows, offset: int) -> Rows:
     how, used = values["how"], values["user"]["pid"] != 0
     # Who names an address with each datagram is known for each; else who used the socket is surer than who made it.
     by_datagram = np.isin(how, (SENT, RECEIVED))
-    released = used & (values["flags"] & RELEASED_FLAG != 0) & ~by_datagram
-    by_user = used & ~by_datagram & ~released
-    rows["wild"] = np.where(by_datagram, FIXED, 0)
+    # Who closed a socket last had it; but one that was connected may have leaked to a child, which outlived its parent.
+    ended = values["flags"] & RELEASED_FLAG != 0
+    released = used & ended & ~by_datagram & (how != CONNECTED)
+    by_user = used & ~ended & ~by_datagram
+    unbound = (rows["local_hi"] == 0) & ((rows["local_lo"] == 0) | (rows["local_lo"] == 0xFFFF << 32))
+    rows["wild"] = np.where(by_datagram, FIXED, np.where(released, CLOSER, 0)) | np.where(unbound, ANY_LOCAL, 0)
     actor = np.where(by_user | released, values["user"], values["owner"])
     for name in ("pid", "uid", "cgroup", "comm"):
         rows[name] = actor[name]
@@ -72,11 +76,13 @@ def sides_of(keys: Rows, values: Rows, offset: int) -> Rows:
     held = np.isin(how, (HOLDS, HOLDS_SHARED)) & ~by_user & ~released
     rows["method"] = np.where(held, _METHOD[OPEN], _METHOD[BPF])
     inherited = values["flags"] & INHERITED_FLAG != 0
-    sure = ~inherited & (how >= CONNECTED)
-    certainty = np.where(sure, _CERTAINTY[EXACT], _CERTAINTY[INHERITED])
-    certainty[(how == HOLDS) & ~inherited] = _CERTAINTY[HOLDER]
-    # Who closed it last had it, and so had who connected or accepted it.
-    certainty[released] = np.where(sure[released], _CERTAINTY[SHARED], _CERTAINTY[HOLDER])
+    certainty = np.full(len(rows), _CERTAINTY[INHERITED], np.uint8)
+    certainty[by_datagram] = _CERTAINTY[EXACT]
+    # Anybody who has a socket that was accepted may ask as accept(2) does.
+    certainty[np.isin(how, (HOLDS, CONNECTED, ACCEPTED)) & ~inherited] = _CERTAINTY[HOLDER]
+    if uses:
+        certainty[(how == CONNECTED) & ~inherited] = _CERTAINTY[EXACT]
+    certainty[released] = np.where((how == ACCEPTED)[released], _CERTAINTY[SHARED], _CERTAINTY[HOLDER])
     certainty[by_user] = np.where(values["users"][by_user] > 0, _CERTAINTY[SHARED], _CERTAINTY[EXACT])
     rows["certainty"] = certainty
     return rows
@@ -104,6 +110,12 @@ def memory_of(pid: int, uid: int, comm: bytes, netns: int, cookie: int, time: in
     memory["cookie"], memory["key"]["netns"] = cookie, netns
     memory["how"] = HOLDS_SHARED if shared else HOLDS
     return memory.tobytes()
+
+
+def is_unsure(memory: bytes) -> bool:
+    """Whether a socket remembers nobody, or only somebody who asked for its peer."""
+    (one,) = np.frombuffer(memory, MEMORY)
+    return int(one["owner"]["pid"]) == 0 or int(one["how"]) == ACCEPTED
 
 
 def _epoch(boot: NDArray[np.uint64], offset: int) -> NDArray[np.int64]:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["ANY_LOCAL", "ANY_REMOTE", "FIXED", "SIDES", "mapped"]
+__all__ = ["ANY_LOCAL", "ANY_REMOTE", "CLOSER", "FIXED", "SIDES", "mapped"]
 
-ANY_REMOTE, ANY_LOCAL, FIXED = 1, 2, 4  # bits of `wild`
+ANY_REMOTE, ANY_LOCAL, FIXED, CLOSER = 1, 2, 4, 8  # bits of `wild`
 
 # netns        the cookie of the socket's network namespace (SO_NETNS_COOKIE); 0 if not known
 # cookie       the socket's (SO_COOKIE); 0 if not known
 # local, remote   addresses as two words in host byte order; IPv4 as ::ffff:a.b.c.d
 # lport, rport    in host byte order; for ICMP the echo id and 0
 # wild         ANY_REMOTE: the socket takes packets from anywhere (not connected); ANY_LOCAL: to any of our addresses;
-#              FIXED: the process was told for this peer, and what else is done with the socket does not change it
+#              FIXED: the process was told for this peer, and what else is done with the socket does not change it;
+#              CLOSER: the process is who closed the socket last, which a thread of the kernel may do for others
 # method, certainty   positions in owner.METHODS and owner.CERTAINTIES
 # pid, uid, comm, cgroup   of the process as far as its finder saw them: uid NO_ID, comm empty, cgroup (the id of a
 #              cgroup2 directory, its inode number) 0 if not known; pid 0: no process had it

@@ -88,7 +88,8 @@ struct memory {
 	struct actor owner;
 	__u64 cookie, first;
 	__u32 how, flags;
-	__u32 settled, unused;		/* TCP: its one side is out; nothing is left to do for a packet */
+	__u32 settled;			/* TCP: its one side is out; nothing is left to do for a packet */
+	__u32 changes;			/* several processes name peers in sendto(2): each datagram is told by itself */
 	struct side_key key;		/* of the last side */
 };
 
@@ -152,7 +153,7 @@ static inline void fill(struct actor *actor)
  * Writes a row anew, from what the socket remembers. Never through a pointer into the map: user space takes rows out
  * meanwhile, and the place may be another row's already.
  */
-static inline void tell(struct memory *memory, struct side_key *key, __u64 closed)
+static inline void tell(struct memory *memory, struct side_key *key, __u32 how, __u64 closed)
 {
 	struct side side = {};
 	struct user *user;
@@ -160,7 +161,7 @@ static inline void tell(struct memory *memory, struct side_key *key, __u64 close
 	side.owner = memory->owner;
 	side.first = memory->first;
 	side.closed = closed;
-	side.how = memory->how;
+	side.how = how;
 	side.flags = memory->flags;
 	user = bpf_map_lookup_elem(&ct_users, &key->cookie);
 	if (user) {
@@ -178,6 +179,12 @@ static inline void tell(struct memory *memory, struct side_key *key, __u64 close
 	if (bpf_map_update_elem(&ct_sides, key, &side, BPF_ANY))
 		count(LOST);
 	count(ROWS);
+}
+
+/* How an owner is known where the last one that named a peer need not be this one's. */
+static inline __u32 weak(struct memory *memory)
+{
+	return memory->how < SENDMSG || (memory->flags & OUT && !memory->changes) ? memory->how : BIND;
 }
 
 /* ---- calls of processes ---- */
@@ -236,40 +243,73 @@ static inline int connects(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect4") int ct_connect4(struct bpf_sock_addr *ctx) { return connects(ctx); }
 SEC("cgroup/connect6") int ct_connect6(struct bpf_sock_addr *ctx) { return connects(ctx); }
 
+/* The row of one datagram, with the process whose call it is. */
+static inline void tell_datagram(struct bpf_sock_addr *ctx, struct memory *memory, __u32 how, int version)
+{
+	struct side side = {};
+	struct side_key key = memory->key;
+
+	key.cookie = memory->cookie;
+	key.proto = ctx->sk->protocol;
+	key.rport = net16(ctx->user_port);
+	if (version == 4) { /* an IPv4 peer of an IPv6 socket comes as a mapped address, or as IPv4 */
+		key.remote[0] = key.remote[1] = 0;
+		key.remote[2] = net32(0xffff);
+		key.remote[3] = ctx->user_ip4;
+	} else {
+		key.remote[0] = ctx->user_ip6[0];
+		key.remote[1] = ctx->user_ip6[1];
+		key.remote[2] = ctx->user_ip6[2];
+		key.remote[3] = ctx->user_ip6[3];
+	}
+	if (how == SENDMSG) { /* where the socket is bound to no address, any of ours */
+		key.lport = ctx->sk->src_port;
+		if (version == 4) {
+			key.local[0] = key.local[1] = 0;
+			key.local[2] = net32(0xffff);
+			key.local[3] = ctx->sk->src_ip4;
+		} else {
+			key.local[0] = ctx->sk->src_ip6[0];
+			key.local[1] = ctx->sk->src_ip6[1];
+			key.local[2] = ctx->sk->src_ip6[2];
+			key.local[3] = ctx->sk->src_ip6[3];
+		}
+	}
+	fill(&side.owner);
+	side.first = side.owner.time;
+	side.how = how;
+	side.flags = how == SENDMSG ? OUT : IN;
+	if (bpf_map_update_elem(&ct_sides, &key, &side, BPF_ANY))
+		count(LOST);
+	count(ROWS);
+}
+
 /*
- * sendto(2) and recvfrom(2) with an address. Sockets stay with one process nearly always. With `peer`, the row of the
- * peer that a datagram came from is told anew if its owner was not known to be this one.
+ * sendto(2) and recvfrom(2) with an address. Sockets stay with one process nearly always, and packets tell of it. Where
+ * several share one, what it remembers may be another's in the next moment: then each call tells for itself.
  */
 static inline int talks(struct bpf_sock_addr *ctx, __u32 how, int version)
 {
 	struct memory *memory;
-	struct side_key key;
 	__u32 pid = current();
 
 	if (!ctx->sk)
 		return 1;
 	memory = bpf_sk_storage_get(&ct_memory, ctx->sk, 0, 0);
-	if (memory && memory->owner.pid == pid && memory->how >= SENDMSG)
+	if (memory && memory->owner.pid == pid && memory->how >= SENDMSG && !memory->changes)
 		return 1;
 	if (is_self(pid))
 		return 1;
-	memory = remember(ctx->sk, ctx, how);
-	if (!memory)
-		return 1;
-	memory->owner.time = bpf_ktime_get_boot_ns();
-	if (how == RECVMSG && memory->flags & IN) {
-		key = memory->key;
-		key.rport = net16(ctx->user_port);
-		if (version == 4) { /* an IPv4 peer of an IPv6 socket comes as a mapped address, through recvmsg6 */
-			key.remote[3] = ctx->user_ip4;
-		} else {
-			key.remote[0] = ctx->user_ip6[0];
-			key.remote[1] = ctx->user_ip6[1];
-			key.remote[2] = ctx->user_ip6[2];
-			key.remote[3] = ctx->user_ip6[3];
-		}
-		tell(memory, &key, 0);
+	if (memory && memory->how >= SENDMSG && memory->owner.pid != pid)
+		memory->changes = 1;
+	if (!memory || !memory->changes) {
+		memory = remember(ctx->sk, ctx, how);
+		if (!memory)
+			return 1;
+		memory->owner.time = bpf_ktime_get_boot_ns();
 	}
+	if (memory->changes || (how == RECVMSG && memory->flags & IN))
+		tell_datagram(ctx, memory, how, version);
 	memory->flags = 0; /* the next packet tells of its sender */
 	return 1;
 }
@@ -292,18 +332,20 @@ static inline int accepts(struct bpf_sock_addr *ctx)
 
 	if (!sk || sk->protocol != TCP)
 		return 1;
-	memory = bpf_sk_storage_get(&ct_memory, sk, 0, 0);
+	memory = bpf_sk_storage_get(&ct_memory, sk, 0, BPF_SK_STORAGE_GET_F_CREATE); /* it may be older than we are */
 	if (!memory || memory->how == CONNECT || memory->how == ACCEPT || is_self(pid))
 		return 1;
 	cookie = bpf_get_socket_cookie(ctx);
 	if ((memory->how == OPEN || memory->how == OPEN_SHARED) && memory->cookie == cookie)
 		return 1; /* it was accepted long ago */
+	if (!memory->cookie)
+		memory->key.netns = bpf_get_netns_cookie(ctx);
 	memory->cookie = cookie;
 	fill(&memory->owner);
 	memory->how = ACCEPT;
 	memory->flags &= ~INHERITED;
 	if (memory->settled)
-		tell(memory, &memory->key, 0);
+		tell(memory, &memory->key, ACCEPT, 0);
 	return 1;
 }
 
@@ -315,7 +357,7 @@ SEC("cgroup/sock_release") int ct_release(struct bpf_sock *ctx)
 	struct memory *memory = bpf_sk_storage_get(&ct_memory, ctx, 0, 0);
 
 	if (memory && memory->flags & (IN | OUT)) {
-		tell(memory, &memory->key, bpf_ktime_get_boot_ns());
+		tell(memory, &memory->key, weak(memory), bpf_ktime_get_boot_ns());
 		bpf_map_delete_elem(&ct_users, &memory->cookie);
 	}
 	return 1;
@@ -477,6 +519,8 @@ static inline int packet(struct __sk_buff *skb, __u32 direction)
 			return 1;
 		if (memory && memory->flags & direction && same_ends(&key, &memory->key))
 			return 1;
+		if (memory && memory->changes && direction == OUT && sk->state != BPF_TCP_ESTABLISHED)
+			return 1; /* told by its call */
 	}
 	if (!memory) { /* older than us, or the kernel's */
 		memory = bpf_sk_storage_get(&ct_memory, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -498,7 +542,7 @@ static inline int packet(struct __sk_buff *skb, __u32 direction)
 	memory->flags |= direction;
 	memory->cookie = cookie;
 	memory->key = key;
-	tell(memory, &key, 0);
+	tell(memory, &key, weak(memory), 0);
 	return 1;
 }
 

@@ -30,9 +30,9 @@ from conntracker.sources.bpf.calls import (
     load_program,
 )
 from conntracker.wire.elf import read_object
-from conntracker.wire.ownership import KEY, SIDE, USER, memory_of, sides_of, users_of
+from conntracker.wire.ownership import KEY, SIDE, USER, is_unsure, memory_of, sides_of, users_of
 
-__all__ = ["OBJECT", "Ownership", "capabilities", "in_first_pid_namespace"]
+__all__ = ["OBJECT", "Ownership", "capabilities", "in_first_pid_namespace", "port_of"]
 
 OBJECT = Path(__file__).parent / "owners.bpf.o"
 
@@ -60,6 +60,15 @@ def capabilities() -> int:
 def in_first_pid_namespace() -> bool:
     """Whether process ids here are those that BPF programs see."""
     return os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE
+
+
+def port_of(fd: int) -> int:
+    """The local port of an inet socket that is open on a descriptor. Raises OSError."""
+    one = socket.socket(fileno=fd)
+    try:
+        return int(one.getsockname()[1])
+    finally:
+        one.detach()
 
 
 class Ownership:
@@ -111,9 +120,9 @@ class Ownership:
         sockets, key = self._maps["ct_memory"], struct.pack("=i", fd)
         try:
             sockets.update(key, memory, NOEXIST)
-        except FileExistsError:  # a packet was quicker, and noted nobody
+        except FileExistsError:  # a packet was quicker, and noted nobody; or somebody asked for its peer
             known = sockets.lookup(key)
-            if known is not None and struct.unpack_from("=I", known)[0] == 0:
+            if known is not None and is_unsure(known):
                 sockets.update(key, memory, EXIST)
 
     def take(self) -> NDArray[Any] | None:
@@ -122,7 +131,7 @@ class Ownership:
         if rows == self._seen:
             return None
         self._seen = rows
-        return sides_of(*self._maps["ct_sides"].take(KEY, SIDE), _boot_offset())
+        return sides_of(*self._maps["ct_sides"].take(KEY, SIDE), _boot_offset(), self.sees_uses)
 
     def users(self) -> NDArray[Any] | None:
         """USERS rows of the sockets that are open; None if none came since the last call."""
