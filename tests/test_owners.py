@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from conntracker import owners
 from conntracker.flows import Ends
-from conntracker.model import ICMP, TCP, UDP
+from conntracker.model import ICMP, TCP, TCP_STATES, UDP
 from conntracker.owners import NOBODY, Sides
 from conntracker.wire.ownership import USERS
 from conntracker.wire.sides import ANY_LOCAL, ANY_REMOTE, FIXED, SIDES, mapped
@@ -61,7 +61,9 @@ class Flow:
     first: int = 0
     last: int = 10 * SECOND
     serial: int = 0
-    seen: int = 0
+    seen: int = -1  # its first, if not given
+    touched: int = -1  # its last, if not given
+    state: str = "ESTABLISHED"
 
     @property
     def replied(self) -> tuple[str, int, str, int]:
@@ -100,6 +102,9 @@ def ends_of(flows: Sequence[Flow]) -> Ends:
     def ports(values: Sequence[int]) -> NDArray[np.uint64]:
         return np.array(values, np.uint64)
 
+    def times(values: Sequence[int]) -> NDArray[np.int64]:
+        return np.array(values, np.int64) + T
+
     zeros, replies = np.zeros(len(flows), np.uint32), [flow.replied for flow in flows]
     return Ends(
         version=ipaddress.ip_address(flows[0].src).version, proto=np.array([flow.proto for flow in flows], np.uint8),
@@ -107,11 +112,13 @@ def ends_of(flows: Sequence[Flow]) -> Ends:
         reply_source=pair([reply[0] for reply in replies]), reply_destination=pair([reply[2] for reply in replies]),
         sport=ports([flow.sport for flow in flows]), dport=ports([flow.dport for flow in flows]),
         reply_sport=ports([reply[1] for reply in replies]), reply_dport=ports([reply[3] for reply in replies]),
-        first=np.array([T + flow.first for flow in flows], np.int64),
-        last=np.array([T + flow.last for flow in flows], np.int64),
-        seen=np.array([T + flow.seen for flow in flows], np.int64), serial=ports([flow.serial for flow in flows]),
+        first=times([flow.first for flow in flows]), last=times([flow.last for flow in flows]),
+        seen=times([flow.first if flow.seen < 0 else flow.seen for flow in flows]),
+        touched=times([flow.last if flow.touched < 0 else flow.touched for flow in flows]),
+        serial=ports([flow.serial for flow in flows]),
         translated=np.array([replace(flow, reply=None).replied != flow.replied for flow in flows]), status=zeros,
-        tcp_state=zeros.astype(np.uint8), rows=np.arange(len(flows)), owner=zeros, peer_owner=zeros,
+        tcp_state=np.array([TCP_STATES.index(flow.state) for flow in flows], np.uint8), rows=np.arange(len(flows)),
+        owner=zeros, peer_owner=zeros,
     )  # fmt: skip
 
 
@@ -182,15 +189,27 @@ CASES: list[tuple[str, list[Side], Flow, tuple[int, int]]] = [
      (NOBODY, NOBODY)),
     ("not TCP: it has a socket each", [Side(ANY4, 443, "", 0, 8)], FLOW, (NOBODY, NOBODY)),
     ("all addresses, IPv6", [Side("::", 2, "", 0, 8, UDP)], Flow("fd00::1", 1, "fd00::2", 2, UDP), (NOBODY, 8)),
+    ("told by its call, of a socket that is bound to no address", [Side(A, 4000, B, 443, 7, UDP),
+     Side(ANY4, 4000, B, 443, 9, UDP, wild=ANY_LOCAL | FIXED)], DATAGRAMS, (9, NOBODY)),
     # Echo requests.
     ("who asks for an echo", [Side(A, 77, OUTSIDE, 0, 7, ICMP)],
      Flow(A, 77, OUTSIDE, 8 << 8, ICMP, (OUTSIDE, 77, A, 0)), (7, NOBODY)),
+    ("nor of a protocol without ports", [Side(A, 0, A, 0, 7, 89)], Flow(A, 0, A, 0, 89), (7, NOBODY)),
     ("never who answers", [Side(A, 77, A, 0, 7, ICMP)], Flow(A, 77, A, 8 << 8, ICMP, (A, 77, A, 0)), (7, NOBODY)),
     # Times.
     ("closed before the flow began", [replace(CLIENT, last=5)], replace(FLOW, first=LATE + 6), (NOBODY, NOBODY)),
     ("closed a moment before", [replace(CLIENT, last=5)], replace(FLOW, first=LATE + 5), (7, NOBODY)),
-    ("made after the flow ended", [replace(CLIENT, first=11 + LATE)], replace(FLOW, last=10), (NOBODY, NOBODY)),
-    ("made a moment after", [replace(CLIENT, first=10 + LATE)], replace(FLOW, last=10), (7, NOBODY)),
+    ("connected after the flow was seen", [replace(CLIENT, first=11 + LATE)], replace(FLOW, seen=10),
+     (NOBODY, NOBODY)),
+    ("connected a moment after", [replace(CLIENT, first=10 + LATE)], replace(FLOW, seen=10), (7, NOBODY)),
+    ("accepted while the flow is there", [replace(SERVER, first=5 * SECOND)], FLOW, (NOBODY, 8)),
+    ("accepted when all is over", [replace(SERVER, first=5 * SECOND)], replace(FLOW, touched=10, state="TIME_WAIT"),
+     (NOBODY, NOBODY)),
+    ("accepted before it is over", [replace(SERVER, first=10)], replace(FLOW, touched=10, state="CLOSE"),
+     (NOBODY, 8)),
+    ("a datagram after the flow ended", [replace(CLIENT, proto=UDP, first=11 + LATE)], replace(DATAGRAMS, last=10),
+     (NOBODY, NOBODY)),
+    ("a datagram at any time before", [replace(CLIENT, proto=UDP, first=9 * SECOND)], DATAGRAMS, (7, NOBODY)),
     ("datagrams go on with the socket that took over", [replace(CLIENT, proto=UDP, last=5),
      replace(CLIENT, proto=UDP, number=9, first=6)], DATAGRAMS, (9, NOBODY)),
 ]  # fmt: skip
@@ -245,13 +264,13 @@ def test_told_of_nobody() -> None:
 def test_news() -> None:
     """Flows are asked for again when there is news at one of their ends, and while they are young."""
     sides = known([CLIENT], [Side("198.51.100.1", 61000, OUTSIDE, 53, 6, UDP)])
-    old, young = T + 1, T - 1
+    old, young = T + 10, T - 10
     flows = [FLOW, Flow(B, 1, OTHER, 2), SNAT, replace(FLOW, sport=4001)]
     news = sides.news()
     assert sides.asked(ends_of(flows), news, old).rows.tolist() == [0, 2]
     assert sides.asked(ends_of(flows), sides.news(), old).rows.tolist() == []
     assert sides.asked(ends_of(flows), news, young).rows.tolist() == [0, 1, 2, 3]
-    assert sides.asked(ends_of([replace(FLOW, seen=2), FLOW]), sides.news(), old).rows.tolist() == [0]
+    assert sides.asked(ends_of([replace(FLOW, seen=20), FLOW]), sides.news(), old).rows.tolist() == [0]
 
 
 def used(*users: tuple[int, int]) -> tuple[NDArray[Any], NDArray[np.uint32]]:
@@ -356,13 +375,13 @@ class Reference:
             for one in self.sides
         ]
 
-    def look(self, end: End, flow: Flow, own: bool, alone: bool = False) -> tuple[int, bool]:
+    def look(self, end: End, flow: Flow, own: bool, until: int, alone: bool = False) -> tuple[int, bool]:
         """The number of the latest side of these ends whose time meets the flow's, and whether it may be another."""
         fits = [
             side
             for side in sorted(self.sides, key=lambda side: -side.first)
             if (side.local, side.lport, side.remote, side.rport) == end and side.proto == flow.proto
-            if (side.netns == HERE) == own and side.first <= flow.last + LATE
+            if (side.netns == HERE) == own and side.first <= until + LATE
             if side.last < 0 or side.last >= flow.first - LATE
         ]
         if not fits:
@@ -370,13 +389,14 @@ class Reference:
         several = any(side.number != fits[0].number for side in fits)
         return fits[0].number, several and (flow.proto == TCP or not own or alone)
 
-    def exact(self, end: End, flow: Flow, flows: Sequence[Flow], ends: Sequence[End], local: bool) -> int:
+    def exact(self, end: End, flows: Sequence[Flow], which: int, ends: Sequence[End], until: Sequence[int]) -> int:
         """The owner of an end; of TCP connections that cannot be told apart, by their order."""
-        number, doubt = self.look(end, flow, True)
+        flow = flows[which]
+        number, doubt = self.look(end, flow, True, until[which])
         if flow.proto == TCP:
-            group = [one for one, its in zip(flows, ends, strict=True) if its == end and one.proto == TCP]
-            if any(self.look(end, one, True)[1] for one in group):
-                begin = min(one.first for one in group) - LATE
+            group = [i for i, its in enumerate(ends) if its == end and flows[i].proto == TCP]
+            if any(self.look(end, flows[i], True, until[i])[1] for i in group):
+                begin = min(flows[i].first for i in group) - LATE
                 sides = [
                     side
                     for side in sorted(self.sides, key=lambda side: side.first)
@@ -384,11 +404,11 @@ class Reference:
                     if side.last < 0 or side.last >= begin
                 ]
                 if len(sides) == len(group):
-                    number = sides[sorted(group, key=lambda one: one.serial).index(flow)].number
+                    number = sides[group.index(which)].number
                 elif doubt:
                     number = NOBODY
-        if number == NOBODY and not local:
-            other, doubt = self.look(end, flow, False)
+        if number == NOBODY and end[0] not in LOCAL:
+            other, doubt = self.look(end, flow, False, until[which])
             number = NOBODY if doubt else other
         return number
 
@@ -397,16 +417,25 @@ class Reference:
         originals = [(flow.src, flow.sport, flow.dst, flow.dport) for flow in flows]
         replies = [flow.replied for flow in flows]
         ends, others = (originals, replies) if at_source else (replies, originals)
+        until = [
+            flow.last if flow.proto == UDP else flow.seen if at_source else
+            flow.touched if flow.state == "CLOSE" else flow.last
+            for flow in flows
+        ]  # fmt: skip
         flow, end = flows[which], ends[which]
-        local = end[0] in LOCAL
-        number = self.exact(end, flow, flows, ends, local)
+        number = self.exact(end, flows, which, ends, until)
         if flow.proto == UDP:
+            if any(side.local == ANY4 and side.remote for side in self.sides):
+                number = self.look((ANY4, *end[1:]), flow, True, flow.last)[0] or number
             if number == NOBODY and flow.reply is not None:
                 turned = (*others[which][2:], *others[which][:2])
-                number = self.exact(turned, flow, flows, ends, local)
+                number = self.look(turned, flow, True, flow.last)[0]
+                if number == NOBODY and end[0] not in LOCAL:
+                    other, doubt = self.look(turned, flow, False, flow.last)
+                    number = NOBODY if doubt else other
             for wild in ((end[0], end[1], "", 0), (ANY4, end[1], "", 0)):
-                if number == NOBODY and local:
-                    number, doubt = self.look(wild, flow, True, alone=True)
+                if number == NOBODY and end[0] in LOCAL:
+                    number, doubt = self.look(wild, flow, True, flow.last, alone=True)
                     number = NOBODY if doubt else number
         return number
 
@@ -423,7 +452,8 @@ remotes = st.one_of(st.tuples(address, port), st.tuples(address, port), st.just(
 told_sides = st.lists(
     st.builds(
         lambda local, lport, remote, number, proto, cookie, netns, last, time: Side(
-            local, lport, remote[0], remote[1], number, proto, cookie, netns, number, time=time, last=last
+            local, lport, remote[0], remote[1], number, proto, cookie, netns, number,
+            wild=ANY_LOCAL * (local == ANY4) | ANY_REMOTE * (not remote[0]), time=time, last=last,
         ),
         st.sampled_from([A, B, OTHER, ANY4]), port, remotes, st.integers(0, 6), proto, st.integers(1, 6),
         st.sampled_from([HERE, HERE, THERE, ELSEWHERE]), st.one_of(st.just(-1), moment), moment,
@@ -432,11 +462,12 @@ told_sides = st.lists(
 )  # fmt: skip
 some_flows = st.lists(
     st.builds(
-        lambda src, sport, dst, dport, proto, reply, first, length: Flow(
-            src, sport, dst, dport, proto, reply, first, first + length
+        lambda src, sport, dst, dport, proto, reply, first, seen, touched, over: Flow(
+            src, sport, dst, dport, proto, reply, first, first + seen + touched, 0, first + seen,
+            first + seen + touched // 2, "CLOSE" if over else "ESTABLISHED",
         ),
         address, port, address, port, proto, st.one_of(st.none(), st.tuples(address, port, address, port)), moment,
-        moment,
+        moment, moment, st.booleans(),
     ),
     min_size=1, max_size=6,
 )  # fmt: skip

@@ -13,19 +13,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conntracker.model import TCP, U32
+from conntracker.model import U32
 from conntracker.owner import BPF as BY_BPF
 from conntracker.owner import CERTAINTIES, EXACT, FORWARDS, HOLDER, INHERITED, KERNELS, METHODS, SHARED, Owner, Process
 from conntracker.owner import PROCESS as A_PROCESS
-from conntracker.sources.bpf.ownership import Ownership, in_first_pid_namespace, port_of
+from conntracker.sources.bpf.ownership import Ownership, in_first_pid_namespace
 from conntracker.sources.cgroups import is_whole, open_root
+from conntracker.sources.inventory import Inventory, take_inventory
 from conntracker.sources.netns import Namespace
-from conntracker.sources.open_sockets import OpenSocket, open_sockets
 from conntracker.sources.processes import Processes
 from conntracker.sources.sockets import INTERVAL, SocketTable
 from conntracker.wire.ownership import USERS
@@ -40,9 +40,11 @@ _REFINED = (
     30.0  # seconds between two looks at who has sockets of which only is known who made them; more if that is slow
 )
 _REFINES = 50  # that many times as long as a look took, at least
-_MOST_UNCERTAIN = 20_000
+_MOST_UNCERTAIN, _MOST_OPEN = 20_000, 200_000
 _MOST_WAITING, _MOST_USERS = 1_000_000, 10  # rows, and readings, that the capture has not taken yet
+_PATIENCE = 5.0  # seconds in which a process may yet be seen using its socket
 _HOLDER, _INHERITED = CERTAINTIES.index(HOLDER), CERTAINTIES.index(INHERITED)
+_BY_BPF = METHODS.index(BY_BPF)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 Sides = tuple[NDArray[Any], U32]
@@ -58,6 +60,15 @@ class OwnerOptions:
 
     cgroup: str | None = None
     cmdline: bool = True
+
+
+class _Unsure(NamedTuple):
+    """A socket whose process was not seen using it: whether nobody is known to have it, and since when that is so
+    (time.monotonic).
+    """
+
+    nobody: bool
+    since: float
 
 
 class OwnerWatch:
@@ -83,8 +94,8 @@ class OwnerWatch:
         self._users: list[Sides] = []  # USERS rows
         self._lock = threading.Lock()
         self._turn = self._waiting = self._given_up = 0
-        # Cookies of open sockets: whether nobody is known to have it, its protocol and port.
-        self._uncertain: dict[int, tuple[bool, int, int]] = {}
+        self._open_before: dict[int, Any] = {}  # SIDES rows by cookie
+        self._uncertain: dict[int, _Unsure] = {}  # open sockets, by their cookies
         self._refined = time.monotonic()
         self._failed: Exception | None = None
         self.whole, self.lost, self.restricted = False, 0, options.cgroup is not None
@@ -131,23 +142,24 @@ class OwnerWatch:
             self._poll(self._table)
 
     def _begin(self, bpf: Ownership, all_cgroups: bool) -> None:
-        """The owners of the sockets that are open, and then the programs at packets."""
-
-        def hold(fd: int, one: OpenSocket) -> None:
-            holder = one.holder
-            with contextlib.suppress(OSError):
-                bpf.hold(fd, holder.pid, holder.uid, holder.comm, one.netns, one.cookie, one.certainty != "holder")
-
-        found = open_sockets(hold if self._known_pids else None)
-        bpf.begin()
-        self.whole = found.complete and all_cgroups and self._known_pids
-        if not found.complete:
+        """The owners of the sockets that are open already."""
+        found = self._take_inventory()
+        self.whole = found.why is None and all_cgroups and self._known_pids
+        if found.why is not None:
             self._notice(f"owners: not all sockets that are open already could be looked at: {found.why}")
         if not all_cgroups and not self.restricted:
             self._notice("owners: only the sockets of this container's cgroups are seen")
         if not self._known_pids:
             self._notice("owners: in another pid namespace: process ids are the host's, and only names are known")
-        self._keep(found.sides)
+        sides = found.sides if self._known_pids else found.sides[:0]
+        self._open_before = {int(row["cookie"]): row for row in sides[:_MOST_OPEN]}
+        self._keep(sides)
+
+    def _take_inventory(self) -> Inventory:
+        try:
+            return take_inventory(self._namespace)
+        except OSError as error:
+            return Inventory(np.zeros(0, SIDES), np.zeros(0, np.uint64), error.strerror or str(error))
 
     # --- for the capture's thread ------------------------------------------------------------------------------
 
@@ -235,6 +247,7 @@ class OwnerWatch:
             return
         rows = self._bpf.take()
         if rows is not None:
+            self._recall(rows)
             self._keep(rows)
             self._note_uncertain(rows)
             self.lost = self._bpf.lost + self._given_up
@@ -247,51 +260,53 @@ class OwnerWatch:
                 numbers = self._users_numbers(used, EXACT, SHARED)
                 with self._lock:
                     self._users = [*self._users[-_MOST_USERS:], (used, numbers)]
-        if self._uncertain and (all_of_it or time.monotonic() > self._refined):
-            self._refine()
+        if self._uncertain:
+            time_now = time.monotonic()
+            oldest = next(iter(self._uncertain.values())).since
+            if all_of_it or (time_now > self._refined and time_now > oldest + _PATIENCE):
+                self._refine()
+
+    def _recall(self, rows: NDArray[Any]) -> None:
+        """Sockets that were open before: the programs know nobody, or only who asked for a peer. Then who had them."""
+        if not self._open_before:
+            return
+        ignorant = (rows["pid"] == 0) | (rows["certainty"] == _HOLDER)
+        for i in np.flatnonzero(ignorant).tolist():
+            known = self._open_before.get(int(rows["cookie"][i]))
+            if known is not None:
+                for name in ("pid", "uid", "comm", "cgroup", "time", "method", "certainty", "netns"):
+                    rows[name][i] = known[name]
+        for cookie in rows["cookie"][rows["last"] >= 0].tolist():
+            self._open_before.pop(cookie, None)
 
     def _note_uncertain(self, rows: NDArray[Any]) -> None:
         """Which sockets nobody is known to have, or only who made them."""
         is_open = rows["last"] < 0
-        unsure = is_open & ((rows["certainty"] == _INHERITED) | (rows["pid"] == 0))
-        names = ("cookie", "pid", "proto", "lport")
-        for cookie, pid, proto, port in zip(*(rows[name][unsure].tolist() for name in names), strict=True):
+        since = time.monotonic()
+        doubtful = (rows["certainty"] == _INHERITED) | (rows["certainty"] == _HOLDER) & (rows["method"] == _BY_BPF)
+        unsure = is_open & (doubtful | (rows["pid"] == 0))
+        for cookie, pid in zip(*(rows[name][unsure].tolist() for name in ("cookie", "pid")), strict=True):
             if len(self._uncertain) < _MOST_UNCERTAIN:
-                self._uncertain[cookie] = (pid == 0, proto, port)
+                self._uncertain[cookie] = _Unsure(pid == 0, since)
         if self._uncertain:
             for cookie in rows["cookie"][~unsure].tolist():
                 self._uncertain.pop(cookie, None)
 
     def _refine(self) -> None:
-        """Looks who has these sockets. What no process has, and what comes from no process's listening socket, is the
-        kernel's, if every process could be looked into.
-        """
+        """Looks who has these sockets. What no process has is the kernel's, if every process could be looked into."""
         began = time.monotonic()
-        ports: set[int] = set()
-
-        def listening(fd: int, one: OpenSocket) -> None:
-            if one.listening:
-                with contextlib.suppress(OSError):
-                    ports.add(port_of(fd))
-
-        found = open_sockets(listening, ends=False)
+        found = self._take_inventory()
         took = time.monotonic() - began
         self._refined = began + max(_REFINED, _REFINES * took)
         cookies = np.array(list(self._uncertain), np.uint64)
-        held = found.sides[np.isin(found.sides["cookie"], cookies)]
-        mine = held[held["certainty"] == _HOLDER]
+        mine = found.sides[np.isin(found.sides["cookie"], cookies) & (found.sides["certainty"] == _HOLDER)]
         self._tell(mine, self._users_numbers(mine, HOLDER, HOLDER))
-        if self.whole and found.complete:
-            some = set(held["cookie"].tolist())
-            kernels = [
-                cookie
-                for cookie, (nobody, proto, port) in self._uncertain.items()
-                if nobody and cookie not in some and not (proto == TCP and port in ports)
-            ]
-            rows = np.zeros(len(kernels), SIDES)
-            rows["cookie"] = kernels
-            self._tell(rows, np.full(len(kernels), KERNEL, np.uint32))
-        self._uncertain = {cookie: what for cookie, what in self._uncertain.items() if what[0]}
+        if self.whole and found.why is None:
+            rows = np.zeros(len(found.kernels), SIDES)
+            rows["cookie"] = found.kernels
+            rows = rows[np.isin(found.kernels, [cookie for cookie, one in self._uncertain.items() if one.nobody])]
+            self._tell(rows, np.full(len(rows), KERNEL, np.uint32))
+        self._uncertain = {cookie: one for cookie, one in self._uncertain.items() if one.nobody}
 
     def _tell(self, rows: NDArray[Any], numbers: U32) -> None:
         """What was found out of sockets, by their cookies."""

@@ -92,10 +92,22 @@ class Owning:
         passing = ~source_local & ~destination_local
         kernel = (peer == NOBODY) & destination_local & _answered_by_kernel(ends)
         peer = np.where(kernel, np.uint32(KERNEL), peer)
+        # With a process of this namespace at one end the flow ends here, whatever its addresses: a transparent proxy.
+        passing &= ~self._is_here(owner) & ~self._is_here(peer)
         forwarded = np.uint32(FORWARDED)
         return np.where(passing & (owner == NOBODY), forwarded, owner), np.where(
             passing & (peer == NOBODY), forwarded, peer
         )
+
+    def _is_here(self, numbers: U32) -> NDArray[np.bool_]:
+        """Whether owners are processes of the captured namespace."""
+        owners = self._watch.owners
+        distinct, which = np.unique(numbers, return_inverse=True)
+        here = [
+            (owner := owners.get(number)) is not None and owner.process is not None and owner.netns is None
+            for number in distinct.tolist()
+        ]
+        return np.array(here, np.bool_)[which]
 
     def finish(self, table: FlowTable) -> None:
         """Assigns what is known at the very end."""

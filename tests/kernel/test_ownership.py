@@ -302,14 +302,15 @@ def sockets_of(pid: int) -> Iterator[tuple[int, socket.socket]]:
 
 
 def test_known_better(cell: Cell, programs: Ownership) -> None:
-    """What the programs have seen of a socket themselves is not replaced by who is said to have it."""
+    """Who was seen connecting a socket is not replaced by who is said to have it; who accepted it is, as anybody who
+    has it may have asked for its peer.
+    """
     with cell.child(OPEN_ALREADY) as process:
-        line_of(process)
+        client, server = json.loads(line_of(process))
         for fd, _ in sockets_of(process.pid):
-            programs.hold(fd, 1, 7, b"wrong", cell.space.cookie, 1, False)
-    rows = taken(programs)
-    assert len(rows) == 2
-    assert set(rows["pid"].tolist()) == {process.pid}
+            programs.hold(fd, 1, 7, b"other", cell.space.cookie, server, False)
+    owners = {row["cookie"]: row["pid"] for row in taken(programs)}
+    assert owners == {client: process.pid, server: 1}
 
 
 MANY = """

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from conntracker import owner
-from conntracker.sources import sockets
-from conntracker.sources.holders import Holders, find_holders
+from conntracker.clock import now
+from conntracker.sources import descriptors, sockets
 from conntracker.sources.netns import Namespace
 from conntracker.sources.sockets import SocketTable
 from conntracker.wire.sides import ANY_LOCAL, ANY_REMOTE, mapped
@@ -60,10 +60,10 @@ class Actor:
 
 @pytest.fixture
 def inside(space: Namespace, monkeypatch: pytest.MonkeyPatch) -> Namespace:
-    """A namespace in which loopback is up; processes are looked at with each poll."""
+    """A namespace in which loopback is up; processes are looked into with each poll."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    monkeypatch.setattr(sockets, "_SHARE", 0)
-    monkeypatch.setattr(sockets, "_RESCAN", 0)
+    for name in ("_YOUNG", "_SAVED", "_SEEK"):
+        monkeypatch.setattr(descriptors, name, 3600)
     return space
 
 
@@ -74,10 +74,19 @@ def actor(inside: Namespace) -> Iterator[Actor]:
         yield made
 
 
+class Ours(SocketTable):
+    """The sockets of one namespace; those of the rest of this machine come and go."""
+
+    def poll(self) -> Any:
+        """The rows of that namespace."""
+        rows = super().poll()
+        return rows[rows["netns"] == self._dumps.netns]
+
+
 @pytest.fixture
 def table(inside: Namespace) -> Iterator[SocketTable]:
     """Its sockets."""
-    with contextlib.closing(SocketTable()) as made:
+    with contextlib.closing(Ours()) as made:
         yield made
 
 
@@ -131,17 +140,19 @@ def test_cases(actor: Actor, table: SocketTable, inside: Namespace, line: str, f
     assert {owner.METHODS[i] for i in rows["method"]} <= {owner.SOCK_DIAG}
     assert {owner.CERTAINTIES[i] for i in rows["certainty"]} <= {owner.HOLDER}
     assert (rows["last"] == -1).all()
-    assert (rows["time"] >= rows["first"]).all()
+    assert (rows["first"] <= rows["time"] + sockets._CAUTION).all()
     assert len(table.poll()) == 0
 
 
 def test_closed(actor: Actor, table: SocketTable) -> None:
-    """A socket that is gone is told once more, with the same owner and its end."""
+    """A socket that is gone is told once more, with the same owner, and the last poll that found it as its end."""
     actor.do(UDP4)
     before = table.poll()
+    between = now()
+    table.poll()
     actor.do("s.close()")
     (row,) = table.poll()
-    assert row["last"] > row["first"] > 0
+    assert between <= row["last"] + sockets._CAUTION <= now()
     row["last"] = -1
     assert row == before[0]
     assert len(table.poll()) == 0
@@ -154,7 +165,7 @@ def test_connected_later(actor: Actor, table: SocketTable) -> None:
     actor.do("s.connect(('127.0.0.1', 9))")
     rows = table.poll()
     assert [(int(row["wild"]), bool(row["last"] > 0)) for row in rows] == [(ANY_REMOTE, True), (0, False)]
-    assert rows["last"][0] == rows["first"][1]
+    assert rows["last"][0] < rows["first"][1]
     assert set(rows["pid"].tolist()) == {actor.pid}
 
 
@@ -194,71 +205,67 @@ def test_inherited(actor: Actor, table: SocketTable) -> None:
     assert owner.CERTAINTIES[row["certainty"]] == owner.HOLDER
 
 
-def test_nobody(actor: Actor, table: SocketTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A socket counts as nobody's when two looks into every process have not found it, and not before."""
-    actor.do(UDP4)
-    monkeypatch.setattr(sockets, "find_holders", lambda: Holders("no rights"))
-    assert [len(table.poll()) for _ in range(4)] == [0] * 4
-    assert table.missing == "no rights"
-    actor.do("t = socket(AF_INET, SOCK_DGRAM); t.bind(('127.0.0.1', 5001))")
-    monkeypatch.setattr(sockets, "find_holders", lambda: Holders(None))
-    polls = [table.poll() for _ in range(3)]
-    assert [rows["lport"].tolist() for rows in polls] == [[5000], [5001], []]
-    assert polls[1]["pid"].tolist() == [0]
-    assert polls[1]["uid"].tolist() == [owner.NO_ID]
-
-
-def test_walks_only_for_news(actor: Actor, table: SocketTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes are looked at when a socket is new, not with each poll, and soon again only if that is cheap."""
-    walks = []
-
-    def counted() -> Holders:
-        walks.append(1)
-        return find_holders()
-
-    monkeypatch.setattr(sockets, "find_holders", counted)
-    monkeypatch.setattr(sockets, "_RESCAN", 3600)
-    actor.do(UDP4)
-    for _ in range(3):
-        table.poll()
-    assert len(walks) == 1
-    actor.do("t = socket(AF_INET, SOCK_DGRAM); t.bind(('127.0.0.1', 5001))")
-    assert len(table.poll()) == 1
-    assert len(walks) == 2
-    monkeypatch.setattr(sockets, "_SHARE", 1e9)
-    actor.do("u = socket(AF_INET, SOCK_DGRAM); u.bind(('127.0.0.1', 5002))")
+def test_nobody(actor: Actor, table: SocketTable) -> None:
+    """A socket that no process has is nobody's until one has it, though another had it before."""
+    actor.do("a, b = socketpair(AF_UNIX, SOCK_DGRAM)")
+    actor.do(f"{UDP4}; send_fds(a, [b'x'], [s.fileno()]); s.close()")
+    (row,) = table.poll()
+    assert (row["pid"], row["uid"], row["last"]) == (0, owner.NO_ID, -1)
     assert len(table.poll()) == 0
-    monkeypatch.setattr(sockets, "_SHARE", 0)
-    assert len(table.poll()) == 1
+    actor.do("_, (s,), _, _ = recv_fds(b, 1, 1)")
+    (row,) = table.poll()
+    assert (row["pid"], row["uid"]) == (actor.pid, os.getuid())
+
+
+def test_ports_used_again(actor: Actor, table: SocketTable) -> None:
+    """Two sockets that have the same ends one after the other do not meet in time."""
+    actor.do(UDP4)
+    table.poll()
+    actor.do(f"s.close(); {UDP4}")
+    gone, came = table.poll()
+    assert gone["cookie"] != came["cookie"]
+    assert 0 < gone["last"] < came["first"]
+
+
+def test_longer_intervals(table: SocketTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where listing takes long, it is done more rarely, up to a bound."""
+    table.poll()
+    assert table.interval >= sockets.INTERVAL
+    monkeypatch.setattr(sockets, "_SHARE", 1e9)
+    assert table.interval == sockets._LONGEST
 
 
 def test_another_namespace(actor: Actor, inside: Namespace) -> None:
-    """The table is that of the namespace it was made for."""
+    """The sockets of another namespace than the one that is listed are found, too, each as that one's."""
     actor.do(UDP4)
     other = Namespace.create()
     try:
         with other, contextlib.closing(SocketTable(inside)) as there, contextlib.closing(SocketTable()) as here:
-            assert (len(there.poll()), len(here.poll())) == (1, 0)
+            for table in (there, here):
+                rows = table.poll()
+                (row,) = rows[rows["pid"] == actor.pid]
+                assert row["netns"] == inside.cookie != other.cookie
+                assert ends([row]) == [(LO4, 5000, NONE, 0, 17, ANY_REMOTE)]
     finally:
         other.close()
 
 
 def test_without_the_right(actor: Actor) -> None:
-    """Without CAP_SYS_PTRACE other users' sockets are listed but not told, and the reason is given."""
+    """Without CAP_SYS_PTRACE other users' sockets are nobody's, and the reason is given."""
     actor.do(UDP4)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.setresuid(65534, 65534, 65534)
         table = SocketTable()
-        rows = sum(len(table.poll()) for _ in range(3))
-        os.write(writer, f"{len(table._rows)} {rows} {table.missing}".encode())
+        pids = np.concatenate([table.poll() for _ in range(3)])["pid"].tolist()
+        os.write(writer, f"{pids} {table.missing}".encode())
         os._exit(0)
     os.waitpid(child, 0)
     said = os.read(reader, 1 << 12).decode()
     os.close(reader)
     os.close(writer)
-    assert said.startswith("1 0 no CAP_SYS_PTRACE")
+    assert said.startswith("[0] no CAP_SYS_PTRACE")
 
 
 def test_many(actor: Actor, table: SocketTable) -> None:

@@ -12,19 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from conntracker.owner import CERTAINTIES, METHODS
-from conntracker.wire.ownership import (
-    KEY,
-    MEMORY,
-    SIDE,
-    USER,
-    USERS,
-    memory_of,
-    sides_of,
-    users_of,
-)
-from conntracker.wire.sides import CLOSER, FIXED, SIDES, mapped
+from conntracker.wire.ownership import KEY, MEMORY, SIDE, USER, USERS, is_unsure, memory_of, sides_of, users_of
+from conntracker.wire.sides import ANY_LOCAL, CLOSER, FIXED, SIDES, mapped
 
 OFFSET = 1_700_000_000_000_000_000  # nanoseconds from boot to the epoch, as if booted in 2023
+ANY4 = "0.0.0.0"  # noqa: S104
 OWNER, USED = (100, 1, b"owner"), (200, 2, b"user")
 NOT_USED = (0, 0, b"")
 
@@ -40,7 +32,7 @@ CASES = [
     (CREATE, 0, NOT_USED, 0, OWNER, "bpf", "inherited", 0),
     (BIND, 0, NOT_USED, 0, OWNER, "bpf", "inherited", 0),
     (CONNECT, 0, NOT_USED, 0, OWNER, "bpf", "exact", 0),
-    (ACCEPT, 0, NOT_USED, 0, OWNER, "bpf", "exact", 0),
+    (ACCEPT, 0, NOT_USED, 0, OWNER, "bpf", "holder", 0),
     (SENDMSG, 0, NOT_USED, 0, OWNER, "bpf", "exact", FIXED),
     (RECVMSG, 0, NOT_USED, 0, OWNER, "bpf", "exact", FIXED),
     # The socket of a listening one's child: whoever made that.
@@ -111,14 +103,28 @@ def test_cases(
 @pytest.mark.parametrize("how", range(9))
 @pytest.mark.parametrize("flags", [0, INHERITED])
 def test_without_uses(how: int, flags: int) -> None:
-    """Where uses are not seen, who connected or accepted a socket had it, but may have handed it on."""
+    """Where uses are not seen, who connected a socket had it, but may have handed it on."""
     certainties = [
         CERTAINTIES[sides_of(key(), side(how, flags), OFFSET, uses)["certainty"][0]] for uses in (True, False)
     ]
-    if how in (CONNECT, ACCEPT) and not flags:
+    if how == CONNECT and not flags:
         assert certainties == ["exact", "holder"]
     else:
         assert certainties[0] == certainties[1]
+
+
+@pytest.mark.parametrize(("local", "wild"), [(ANY4, ANY_LOCAL), ("::", ANY_LOCAL), ("::1", 0), ("127.0.0.1", 0)])
+def test_unbound(local: str, wild: int) -> None:
+    """A datagram that was told by its call comes from any of our addresses where its socket is bound to none."""
+    assert sides_of(key(local, "10.0.0.2" if "." in local else "::1"), side(SENDMSG), OFFSET)["wild"][0] == FIXED | wild
+
+
+@pytest.mark.parametrize(("pid", "how", "unsure"), [(0, NOBODY, True), (9, ACCEPT, True), (9, CONNECT, False)])
+def test_unsure(pid: int, how: int, unsure: bool) -> None:
+    """Nobody, and somebody who only asked for the peer of a socket, give way to who has it open; others do not."""
+    memory = np.zeros(1, MEMORY)
+    memory["owner"]["pid"], memory["how"] = pid, how
+    assert is_unsure(memory.tobytes()) == unsure
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ CASES = [
 def test_cases(protocol: int, data: bytes, said: tuple[str, int, str, int, int, int, bool]) -> None:
     """Addresses, ports and what a socket takes come out of its message, alone and behind another."""
     local, lport, remote, rport, number, wild, both = said
-    expected = (COOKIE, 77, *words_of(local), *words_of(remote), lport, rport, number, wild, both)
+    expected = (0, COOKIE, 77, *words_of(local), *words_of(remote), lport, rport, number, wild, both)
     assert [tuple(row) for row in decoded(data, protocol)] == [expected]
     other = message(2, 1, "192.0.2.1", 89, "192.0.2.2", 2, attributes=attribute(8, b"\0") + attribute(15, b"mark"))
     assert tuple(decoded(other + data, protocol)[1]) == expected

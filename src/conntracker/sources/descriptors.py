@@ -84,6 +84,15 @@ class Descriptors:
         """Those that have a socket, as far as is known."""
         return self._havers.get(inode, [])
 
+    def holders(self, inode: int) -> list[tuple[Holder, int]]:
+        """The same, as who they are and when they had it. Where there are several they are asked again: a debugger, or
+        a tool like this one, duplicates sockets for a moment.
+        """
+        having = [one for one in self.of(inode) if one.holder is not None]
+        if len(having) > 1:
+            having = [one for one in having if _has(one, inode)] or having
+        return [(one.holder, one.time) for one in having if one.holder is not None]
+
     def stir(self) -> None:
         """There are new sockets beside those that were wanted: it is worth while to look."""
         self._busy = self._last
@@ -186,6 +195,13 @@ class Descriptors:
         if new:
             one.got = one.looked
         one.sockets = found
+
+
+def _has(one: Having, inode: int) -> bool:
+    try:
+        return os.readlink(f"/proc/{one.pid}/fd/{one.sockets[inode]}") == f"{_SOCKET}{inode}]"
+    except OSError:
+        return False
 
 
 def _sockets(process: int) -> dict[int, int]:

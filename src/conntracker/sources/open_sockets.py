@@ -217,7 +217,11 @@ def ask(fd: int, having: list[Holder], wanted: bool = True) -> OpenSocket | None
         listening = bool(sock.getsockopt(socket.SOL_SOCKET, _SO_ACCEPTCONN))
         ends: tuple[End, ...] = (_UNASKED,)
         if wanted:
-            ends = () if listening and kind == socket.SOCK_STREAM else tuple(_ends(sock, domain, kind, protocol))
+            ends = (
+                ()
+                if listening and kind == socket.SOCK_STREAM
+                else tuple(_ends(sock, domain, kind, protocol))
+            )
         certainty = owner.HOLDER if len(having) == 1 else owner.INHERITED
         netns, cookie = _cookie(sock, _SO_NETNS_COOKIE), _cookie(sock, _SO_COOKIE)
         return OpenSocket(netns, cookie, domain, kind, protocol, listening, min(having), certainty, ends)

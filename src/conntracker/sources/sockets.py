@@ -130,11 +130,7 @@ class SocketTable:
 
     def _assign(self, i: int) -> bool:
         """Gives a socket the process that has it; one that nobody has any more keeps its own. Whether that is news."""
-        having = [
-            (one.holder, one.time)
-            for one in self._descriptors.of(int(self._rows["inode"][i]))
-            if one.holder is not None
-        ]
+        having = self._descriptors.holders(int(self._rows["inode"][i]))
         if not having:
             return False
         (holder, when), who = min(having), self._who[i]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from conntracker.owner import BPF, CERTAINTIES, EXACT, HOLDER, INHERITED, METHODS, OPEN, SHARED
+from conntracker.owner import BPF, CERTAINTIES, EXACT, HOLDER, INHERITED, METHODS, SHARED
 from conntracker.wire.sides import ANY_LOCAL, CLOSER, FIXED, SIDES
 
-__all__ = ["HOLDS", "KEY", "MEMORY", "SIDE", "USER", "USERS", "is_unsure", "memory_of", "sides_of", "users_of"]
+__all__ = ["KEY", "MEMORY", "SIDE", "USER", "USERS", "sides_of", "users_of"]
 
 Rows = NDArray[np.void]
 
@@ -33,8 +33,7 @@ MEMORY = np.dtype([
 ])  # fmt: skip
 
 # enum how
-HOLDS, HOLDS_SHARED = 1, 2
-CONNECTED, ACCEPTED, SENT, RECEIVED = 5, 6, 7, 8
+CONNECTED, ACCEPTED, SENT, RECEIVED = 3, 4, 5, 6
 INHERITED_FLAG, RELEASED_FLAG = 4, 8
 
 # Who was seen sending or receiving on a socket: its cookie, the process as in SIDES, and whether others were before.
@@ -73,13 +72,12 @@ def sides_of(keys: Rows, values: Rows, offset: int, uses: bool = True) -> Rows:
     rows["time"] = _epoch(actor["time"], offset)
     rows["first"] = _epoch(values["first"], offset)
     rows["last"] = np.where(values["closed"] == 0, -1, _epoch(values["closed"], offset))
-    held = np.isin(how, (HOLDS, HOLDS_SHARED)) & ~by_user & ~released
-    rows["method"] = np.where(held, _METHOD[OPEN], _METHOD[BPF])
+    rows["method"] = _METHOD[BPF]
     inherited = values["flags"] & INHERITED_FLAG != 0
     certainty = np.full(len(rows), _CERTAINTY[INHERITED], np.uint8)
     certainty[by_datagram] = _CERTAINTY[EXACT]
     # Anybody who has a socket that was accepted may ask as accept(2) does.
-    certainty[np.isin(how, (HOLDS, CONNECTED, ACCEPTED)) & ~inherited] = _CERTAINTY[HOLDER]
+    certainty[np.isin(how, (CONNECTED, ACCEPTED)) & ~inherited] = _CERTAINTY[HOLDER]
     if uses:
         certainty[(how == CONNECTED) & ~inherited] = _CERTAINTY[EXACT]
     certainty[released] = np.where((how == ACCEPTED)[released], _CERTAINTY[SHARED], _CERTAINTY[HOLDER])
@@ -96,26 +94,6 @@ def users_of(values: Rows, offset: int) -> Rows:
         rows[name] = values["actor"][name]
     rows["time"] = _epoch(values["actor"]["time"], offset)
     return rows
-
-
-def memory_of(pid: int, uid: int, comm: bytes, netns: int, cookie: int, time: int, shared: bool) -> bytes:
-    """What a socket that was open before the programs were there is made to remember: a process that has it.
-
-    time     nanoseconds of CLOCK_BOOTTIME
-    shared   whether other processes have it, too
-    """
-    memory = np.zeros((), MEMORY)
-    owner = memory["owner"]
-    owner["pid"], owner["tid"], owner["uid"], owner["time"], owner["comm"] = pid, pid, uid, time, comm[:15]
-    memory["cookie"], memory["key"]["netns"] = cookie, netns
-    memory["how"] = HOLDS_SHARED if shared else HOLDS
-    return memory.tobytes()
-
-
-def is_unsure(memory: bytes) -> bool:
-    """Whether a socket remembers nobody, or only somebody who asked for its peer."""
-    (one,) = np.frombuffer(memory, MEMORY)
-    return int(one["owner"]["pid"]) == 0 or int(one["how"]) == ACCEPTED
 
 
 def _epoch(boot: NDArray[np.uint64], offset: int) -> NDArray[np.int64]:

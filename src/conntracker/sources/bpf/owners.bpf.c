@@ -54,7 +54,7 @@ static void *(*bpf_sk_storage_get)(void *map, void *sk, void *value, __u64 flags
 #define COOKIE 88
 
 /* How a process came to be a socket's owner, the later the surer. */
-enum how { NOBODY, OPEN, OPEN_SHARED, CREATE, BIND, CONNECT, ACCEPT, SENDMSG, RECVMSG };
+enum how { NOBODY, CREATE, BIND, CONNECT, ACCEPT, SENDMSG, RECVMSG };
 
 /*
  * Flags of a side; OUT and IN: a packet of that direction was seen; INHERITED: it has its owner from a listening socket;
@@ -328,19 +328,15 @@ static inline int accepts(struct bpf_sock_addr *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct memory *memory;
 	__u32 pid = current();
-	__u64 cookie;
 
 	if (!sk || sk->protocol != TCP)
 		return 1;
-	memory = bpf_sk_storage_get(&ct_memory, sk, 0, BPF_SK_STORAGE_GET_F_CREATE); /* it may be older than we are */
+	memory = bpf_sk_storage_get(&ct_memory, sk, 0, BPF_SK_STORAGE_GET_F_CREATE); /* the listener may be older than we */
 	if (!memory || memory->how == CONNECT || memory->how == ACCEPT || is_self(pid))
 		return 1;
-	cookie = bpf_get_socket_cookie(ctx);
-	if ((memory->how == OPEN || memory->how == OPEN_SHARED) && memory->cookie == cookie)
-		return 1; /* it was accepted long ago */
 	if (!memory->cookie)
 		memory->key.netns = bpf_get_netns_cookie(ctx);
-	memory->cookie = cookie;
+	memory->cookie = bpf_get_socket_cookie(ctx);
 	fill(&memory->owner);
 	memory->how = ACCEPT;
 	memory->flags &= ~INHERITED;

@@ -1,8 +1,4 @@
-"""The BPF programs that note which process is at each socket (owners.bpf.c): loaded, attached, read, taken down.
-
-In two steps, so that nothing is missed: first the programs at calls of processes, then, once the sockets that are open
-already have been told their owners (`hold`), those at packets.
-"""
+"""The BPF programs that note which process is at each socket (owners.bpf.c): loaded, attached, read, taken down."""
 
 from __future__ import annotations
 
@@ -21,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conntracker.sources.bpf.calls import (
-    EXIST,
-    NOEXIST,
     BpfError,
     Map,
     attach_cgroup,
@@ -30,9 +24,9 @@ from conntracker.sources.bpf.calls import (
     load_program,
 )
 from conntracker.wire.elf import read_object
-from conntracker.wire.ownership import KEY, SIDE, USER, is_unsure, memory_of, sides_of, users_of
+from conntracker.wire.ownership import KEY, SIDE, USER, sides_of, users_of
 
-__all__ = ["OBJECT", "Ownership", "capabilities", "in_first_pid_namespace", "port_of"]
+__all__ = ["OBJECT", "Ownership", "capabilities", "in_first_pid_namespace"]
 
 OBJECT = Path(__file__).parent / "owners.bpf.o"
 
@@ -41,7 +35,6 @@ _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, linux/proc_ns.h
 _SO_COOKIE = 57
 _COOKIE = np.dtype("u8")
 
-_PACKETS = ("ct_egress", "ct_ingress")
 _USES = ("ct_sent", "ct_received")
 _RECEIVES = ("ct_recvmsg4", "ct_recvmsg6")  # not needed where uses are seen, and they lock the socket
 
@@ -60,15 +53,6 @@ def capabilities() -> int:
 def in_first_pid_namespace() -> bool:
     """Whether process ids here are those that BPF programs see."""
     return os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE
-
-
-def port_of(fd: int) -> int:
-    """The local port of an inet socket that is open on a descriptor. Raises OSError."""
-    one = socket.socket(fileno=fd)
-    try:
-        return int(one.getsockname()[1])
-    finally:
-        one.detach()
 
 
 class Ownership:
@@ -98,32 +82,12 @@ class Ownership:
             if in_first_pid_namespace():
                 self._set(_SELF, os.getpid())
             self.sees_uses = uses and self._attach_uses()
-            calls = [name for name in self._object.programs if name not in _PACKETS + _USES]
-            for name in calls:
-                if not (self.sees_uses and name in _RECEIVES):
+            for name in self._object.programs:
+                if name not in _USES and not (self.sees_uses and name in _RECEIVES):
                     self._attach(name)
         except BaseException:
             self.close()
             raise
-
-    def begin(self) -> None:
-        """Packets make sides from now on. Call it after all `hold`s."""
-        for name in _PACKETS:
-            self._attach(name)
-
-    def hold(self, fd: int, pid: int, uid: int, comm: bytes, netns: int, cookie: int, shared: bool) -> None:
-        """Notes who has a socket that was open already, unless the programs know better.
-
-        fd   a descriptor of the socket, in this process
-        """
-        memory = memory_of(pid, uid, comm, netns, cookie, time.clock_gettime_ns(time.CLOCK_BOOTTIME), shared)
-        sockets, key = self._maps["ct_memory"], struct.pack("=i", fd)
-        try:
-            sockets.update(key, memory, NOEXIST)
-        except FileExistsError:  # a packet was quicker, and noted nobody; or somebody asked for its peer
-            known = sockets.lookup(key)
-            if known is not None and is_unsure(known):
-                sockets.update(key, memory, EXIST)
 
     def take(self) -> NDArray[Any] | None:
         """SIDES rows that came since the last call; None if there are none."""
