@@ -28,6 +28,7 @@ from conntracker.sources.inventory import Inventory, take_inventory
 from conntracker.sources.netns import Namespace
 from conntracker.sources.processes import Processes
 from conntracker.sources.sockets import INTERVAL, SocketTable
+from conntracker.wire import procfs
 from conntracker.wire.ownership import USERS
 from conntracker.wire.sides import CLOSER, SIDES
 
@@ -45,7 +46,6 @@ _MOST_WAITING, _MOST_USERS = 1_000_000, 10  # rows, and readings, that the captu
 _PATIENCE = 5.0  # seconds in which a process may yet be seen using its socket
 _HOLDER, _INHERITED = CERTAINTIES.index(HOLDER), CERTAINTIES.index(INHERITED)
 _BY_BPF = METHODS.index(BY_BPF)
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 Sides = tuple[NDArray[Any], U32]
 
@@ -114,25 +114,24 @@ class OwnerWatch:
             self._stack.callback(os.close, fd)
         self._bpf: Ownership | None = None
         self._table: SocketTable | None = None
-        root = -1
+        root = self._open_root()
         try:
-            root = open_root() if options.cgroup is None else os.open(options.cgroup, _DIRECTORY)
-            self._stack.callback(os.close, root)
-            self._bpf = self._stack.enter_context(Ownership(root))
+            cgroup = root if options.cgroup is None else self._open_cgroup(options.cgroup)
+            self._bpf = self._stack.enter_context(Ownership(_there(cgroup)))
         except OSError as error:
-            if options.cgroup is not None and root < 0:
-                raise
-            self._notice(f"owners: BPF refused ({error.strerror or error}): sockets are listed every {INTERVAL:g}s "
-                         "instead, and what lives shorter has no owner")  # fmt: skip
+            everywhere = "" if options.cgroup is None else "; --cgroup is without effect then"
+            self._notice(
+                f"owners: BPF refused ({error.strerror or error}): sockets are listed every {INTERVAL:g}s instead, and"
+                f" what lives shorter has no owner{everywhere}"
+            )
         self.method = "bpf" if self._bpf is not None else "sock_diag"
-        paths = root if root >= 0 and options.cgroup is None else None
-        self._processes = Processes(options.cmdline and True, paths)
+        self._processes = Processes(options.cmdline, None if isinstance(root, OSError) else root)
         self._stack.callback(self._processes.close)
         self._known_pids = in_first_pid_namespace()
         if self._bpf is not None:
             for line in self._bpf.missing:
                 self._notice(f"owners: {line}")
-            self._begin(self._bpf, options.cgroup is None and is_whole(root))
+            self._begin(self._bpf, options.cgroup is None and is_whole(_there(root)))
         else:
             with self._namespace:
                 self._table = SocketTable()
@@ -141,12 +140,26 @@ class OwnerWatch:
                 self._notice(f"owners: {self._table.missing}")
             self._poll(self._table)
 
+    def _open_root(self) -> int | OSError:
+        """The root of cgroup2, or why not: where there is a directory in its place it takes none."""
+        try:
+            return self._keep_open(open_root())
+        except OSError as error:
+            return error
+
+    def _open_cgroup(self, path: str) -> int:
+        return self._keep_open(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+    def _keep_open(self, fd: int) -> int:
+        self._stack.callback(os.close, fd)
+        return fd
+
     def _begin(self, bpf: Ownership, all_cgroups: bool) -> None:
         """The owners of the sockets that are open already."""
         found = self._take_inventory()
         self.whole = found.why is None and all_cgroups and self._known_pids
         if found.why is not None:
-            self._notice(f"owners: not all sockets that are open already could be looked at: {found.why}")
+            self._notice(f"owners: some sockets that are open already may have no owner: {found.why}")
         if not all_cgroups and not self.restricted:
             self._notice("owners: only the sockets of this container's cgroups are seen")
         if not self._known_pids:
@@ -361,7 +374,7 @@ class OwnerWatch:
     def _number(
         self, pid: int, when: int, uid: int, comm: bytes, cgroup: int, method: int, certainty: int, netns: int
     ) -> int:
-        name = comm.decode("utf-8", "surrogateescape")
+        name = procfs.text(comm)
         if self._known_pids:
             process = self._processes.find(pid, when, uid, name, cgroup)
         else:
@@ -385,3 +398,9 @@ class OwnerWatch:
             self.owners[number] = owner
             self._next += 1
         return number
+
+
+def _there(fd: int | OSError) -> int:
+    if isinstance(fd, OSError):
+        raise fd
+    return fd

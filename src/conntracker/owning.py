@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from conntracker.clock import now
 from conntracker.flows import Ends, FlowTable
-from conntracker.model import ICMP, ICMPV6, U32
+from conntracker.model import ICMP, ICMPV6, IPS_SEEN_REPLY, U32
 from conntracker.owner import Owner
 from conntracker.owners import NOBODY, Sides
 from conntracker.ownerwatch import FORWARDED, KERNEL, OwnerOptions, OwnerWatch
@@ -138,8 +138,9 @@ class Owning:
 
 
 def _answered_by_kernel(ends: Ends) -> NDArray[np.bool_]:
-    """Echo requests always are."""
+    """Echo requests always are, where they are answered."""
     echo = np.zeros(len(ends.rows), np.bool_)
     for proto, kind in _ECHO.items():
         echo |= (ends.proto == proto) & (ends.dport >> np.uint64(8) == kind)
-    return echo
+    answered: NDArray[np.bool_] = echo & (ends.status & IPS_SEEN_REPLY != 0)
+    return answered

@@ -96,6 +96,8 @@ def run(args: Namespace) -> int:
             raise ValueError(f"{option} needs -b: it says what -b does")
     if args.trace:
         trace_options(args)
+    if args.cgroup is not None and not os.path.exists(os.path.join(args.cgroup, "cgroup.controllers")):
+        raise ValueError(f"--cgroup: {args.cgroup!r} is not a directory of cgroup2")
     filter_of(args)
     output = Output(args.output)
     _check_write(args, output)

@@ -231,7 +231,7 @@ def _owners() -> Iterator[Finding]:
     processes.close()
     if why is not None:
         advice = "the program and the arguments of a process that ends at once may be unknown"
-        yield Finding("note", f"no process events: {why}", advice)
+        yield Finding("note", why, advice)
 
 
 def _owned_table() -> Finding:

@@ -87,7 +87,7 @@ def find_holders(skip: int | None = None, limit: int = MAX_DESCRIPTORS) -> Holde
             room -= _add_process(found, int(name), room)
         except OSError as error:
             if error.errno not in _GONE:
-                found.why = found.why or f"/proc/{name}/fd: {error.strerror}"
+                found.why = found.why or f"process {name}: {error.strerror}"
         if room <= 0:
             found.why = f"more than {limit} descriptors of sockets"
             break

@@ -105,7 +105,7 @@ class Unlisted:
         # Where the cookie of a namespace is not known (before Linux 5.14), its sockets could be taken for ours.
         if row is not None and opened.netns and (one.inode in self._rows or len(self._rows) < _MOST):
             if one.inode not in self._rows:
-                descriptors.stir()
+                descriptors.stir(one.inode)
             self._rows[one.inode] = row
         else:
             self._rows.pop(one.inode, None)
