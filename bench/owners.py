@@ -106,7 +106,6 @@ def attached(where: Place, side: str) -> Iterator[Ownership | None]:
         yield None
         return
     with Ownership(where.cgroup, uses=side == ALL) as programs:
-        programs.begin()
         ended = threading.Event()
 
         def drain() -> None:
@@ -200,7 +199,6 @@ def reading(where: Place, rounds: int, flows: int = 50000) -> list[common.Claim]
     """Taking and reading the rows of many flows, against the same in C."""
     spent: dict[str, list[float]] = {name: [] for name in ("look, C", "read", "take, C", "take", "take, as sides")}
     with Ownership(where.cgroup) as programs:
-        programs.begin()
         rows = programs._maps["ct_sides"]
 
         def fill() -> None:
@@ -250,7 +248,7 @@ def long(where: Place, connections: int) -> list[common.Claim]:
     with OwnerWatch(where.space, OwnerOptions(f"/proc/self/fd/{where.cgroup}"), print) as watch:
         held = watch._bpf
         assert held is not None
-        sides = Sides(where.space.cookie)
+        sides = Sides(where.space.cookie, watch.variant)
         idle = _idle(watch, sides)
         for number in range(10):
             before = time.process_time()
@@ -296,7 +294,7 @@ def _flush(watch: OwnerWatch, sides: Sides) -> None:
     for rows, numbers in found:
         sides.add(rows, numbers)
     for rows, numbers in users:
-        sides.use(rows, numbers, watch.elsewhere)
+        sides.use(rows, numbers)
     sides.merge()
     sides.news()
     sides.forget(time.time_ns() // 1000)

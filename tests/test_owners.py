@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -122,9 +122,14 @@ def ends_of(flows: Sequence[Flow]) -> Ends:
     )  # fmt: skip
 
 
+def variant(number: int, netns: int | None) -> int:
+    """The number of the same owner elsewhere, and as one of several."""
+    return number + 1000 if netns is None and number != NOBODY else number * 100 + (netns or 0)
+
+
 def known(*parts: Sequence[Side]) -> Sides:
     """Sides that were told one part after the other."""
-    sides = Sides(HERE)
+    sides = Sides(HERE, variant)
     for part in parts:
         if part:
             sides.add(*rows_of(part))
@@ -210,8 +215,8 @@ CASES: list[tuple[str, list[Side], Flow, tuple[int, int]]] = [
     ("a datagram after the flow ended", [replace(CLIENT, proto=UDP, first=11 + LATE)], replace(DATAGRAMS, last=10),
      (NOBODY, NOBODY)),
     ("a datagram at any time before", [replace(CLIENT, proto=UDP, first=9 * SECOND)], DATAGRAMS, (7, NOBODY)),
-    ("datagrams go on with the socket that took over", [replace(CLIENT, proto=UDP, last=5),
-     replace(CLIENT, proto=UDP, number=9, first=6)], DATAGRAMS, (9, NOBODY)),
+    ("datagrams go on with the socket that took over, one of several", [replace(CLIENT, proto=UDP, last=5),
+     replace(CLIENT, proto=UDP, number=9, first=6)], DATAGRAMS, (1009, NOBODY)),
 ]  # fmt: skip
 
 
@@ -284,11 +289,11 @@ def test_use() -> None:
     """Who was seen using a socket is at all its sides, but at those that were fixed; and that is news."""
     sides = known([CLIENT, replace(SERVER, cookie=5), Side(B, 443, OTHER, 1, 6, cookie=5, wild=FIXED)])
     sides.news()
-    sides.use(*used((5, 20), (6, 21), (4, 22)), lambda number, _: number)
+    sides.use(*used((5, 20), (6, 21), (4, 22)))
     flows = [FLOW, Flow(B, 443, OTHER, 1)]
     assert found(sides, flows) == [(7, 20), (6, NOBODY)]
     assert sides.asked(ends_of(flows), sides.news(), T + SECOND).rows.tolist() == [0]
-    sides.use(*used((5, 20)), lambda number, _: number)
+    sides.use(*used((5, 20)))
     assert len(sides.news()) == 0
     assert sides.numbers().tolist() == [6, 7, 20]
 
@@ -296,16 +301,16 @@ def test_use() -> None:
 def test_use_elsewhere() -> None:
     """A user in another network namespace has a number of its own there."""
     sides = known([Side(OTHER, 1, OUTSIDE, 2, 7, cookie=5, netns=THERE)])
-    sides.use(*used((5, 20)), lambda number, netns: number * 100 + netns)
+    sides.use(*used((5, 20)))
     assert found(sides, [Flow(OTHER, 1, OUTSIDE, 2)]) == [(2002, NOBODY)]
 
 
 def test_use_of_nothing() -> None:
     """Users of sockets without sides, and no users at all, change nothing."""
-    sides = Sides(HERE)
-    sides.use(*used((5, 20)), lambda number, _: number)
+    sides = Sides(HERE, variant)
+    sides.use(*used((5, 20)))
     sides.add(*rows_of([CLIENT]))
-    sides.use(*used(), lambda number, _: number)
+    sides.use(*used())
     assert sides.numbers().tolist() == [7]
 
 
@@ -369,11 +374,18 @@ class Reference:
             named = next((one for one in (side, *same) if one.number != NOBODY), side)
             self.sides = [one for one in self.sides if one not in same]
             self.sides.append(replace(side, first=first, number=named.number, pid=named.pid))
-        closed = {one.cookie for one in self.sides if one.proto == UDP and one.last >= 0}
-        self.sides = [
-            replace(one, last=one.time) if one.proto == UDP and one.last < 0 and one.cookie in closed else one
-            for one in self.sides
-        ]
+        closed = [one for one in self.sides if one.proto == UDP and one.last >= 0]
+        self.ends = {one.cookie: one for one in closed}
+        self.clear = len(self.ends) == len(closed)  # which of several ends of one socket counts is left open
+        self.sides = [self._ended(one) for one in self.sides]
+
+    def _ended(self, side: Side) -> Side:
+        """A side of a datagram socket of which another one told that it was closed, and by whom it was used."""
+        by = self.ends.get(side.cookie)
+        if by is None or side.proto != UDP or side.last >= 0:
+            return side
+        used = by if by.number != NOBODY else side
+        return replace(side, last=by.last, number=used.number, pid=used.pid)
 
     def look(self, end: End, flow: Flow, own: bool, until: int, alone: bool = False) -> tuple[int, bool]:
         """The number of the latest side of these ends whose time meets the flow's, and whether it may be another."""
@@ -387,7 +399,8 @@ class Reference:
         if not fits:
             return NOBODY, False
         several = any(side.number != fits[0].number for side in fits)
-        return fits[0].number, several and (flow.proto == TCP or not own or alone)
+        doubt = several and (flow.proto == TCP or not own or alone)
+        return variant(fits[0].number, None) if several and not doubt else fits[0].number, doubt
 
     def exact(self, end: End, flows: Sequence[Flow], which: int, ends: Sequence[End], until: Sequence[int]) -> int:
         """The owner of an end; of TCP connections that cannot be told apart, by their order."""
@@ -484,5 +497,6 @@ def test_as_the_reference(told: list[Side], flows: list[Flow], order: list[int],
     bounds = [0, *sorted(min(cut, len(told)) for cut in cuts), len(told)]
     sides = known(*(told[low:high] for low, high in itertools.pairwise(bounds)))
     reference = Reference(told)
+    assume(reference.clear)
     expected = [(reference.owner(flows, i, True), reference.owner(flows, i, False)) for i in range(len(flows))]
     assert found(sides, flows) == expected

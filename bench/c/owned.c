@@ -2,7 +2,7 @@
  * Loads for the BPF programs that note owners, all on loopback, and a look-up of their rows to compare with.
  *
  *     owned connect|datagram|connected|request COUNT    one operation after the other, COUNT times
- *     owned bulk COUNT                                  COUNT megabytes to another process by TCP
+ *     owned bulk COUNT                                  COUNT megabytes to another process by TCP, 128 KiB a call
  *     owned peers COUNT                                 a datagram to each of COUNT peers from one socket
  *     owned churn COUNT                                 COUNT connections with a byte, to one address after the other
  *     owned look|take FD KEY VALUE ENTRIES              all entries of the hash map FD by one batch; prints seconds
@@ -31,7 +31,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST = 4000000, CHUNK = 65536, PAYLOAD = 100, CHURN_PEERS = 200 };
+enum { MOST = 4000000, CHUNK = 128 << 10, PAYLOAD = 100, CHURN_PEERS = 200 };
 
 static char buffer[CHUNK];
 

@@ -58,11 +58,13 @@ class _End:
 class Sides:
     """The sides that are known, each with the number of its owner; bounded.
 
-    netns   the cookie of the network namespace whose flows these are about
+    netns     the cookie of the network namespace whose flows these are about
+    variant   gives the number of the same owner in another network namespace (its cookie), or, with None, as one of
+              several that shared the socket
     """
 
-    def __init__(self, netns: int) -> None:
-        self._netns = netns
+    def __init__(self, netns: int, variant: Callable[[int, int | None], int]) -> None:
+        self._netns, self._variant = netns, variant
         self._factors = np.frombuffer(os.urandom(56), np.uint64) | np.uint64(1)
         self._pending: list[Columns] = []
         self._news: list[U64] = []
@@ -76,6 +78,8 @@ class Sides:
 
     def add(self, rows: NDArray[np.void], numbers: U32) -> None:
         """Takes SIDES rows and the numbers of their owners. What is told later of the same side counts."""
+        if not len(rows):
+            return
         columns = self._columns(rows, numbers)
         self._news.append(columns["hash"])
         self._pending.append(columns)
@@ -87,11 +91,8 @@ class Sides:
         end = _End((local_hi, local_lo, remote_hi, remote_lo), columns["ports"], columns["proto"])
         return columns | {"hash": self._hash(end), "number": numbers}
 
-    def use(self, rows: NDArray[np.void], numbers: U32, elsewhere: Callable[[int, int], int]) -> None:
-        """Who was seen sending or receiving, USERS rows, for the sides that are known of these sockets.
-
-        elsewhere   gives the number of the same owner in another network namespace: (number, its cookie)
-        """
+    def use(self, rows: NDArray[np.void], numbers: U32) -> None:
+        """Who was seen sending or receiving, USERS rows, for the sides that are known of these sockets."""
         self.merge()
         sides = self._sides
         if not len(rows) or not len(sides["hash"]):
@@ -103,7 +104,7 @@ class Sides:
         who = order[at[hit]]
         told = numbers[who]
         for i in np.flatnonzero(~self._is_own(sides["netns"][hit])).tolist():
-            told[i] = elsewhere(int(told[i]), int(sides["netns"][hit[i]]))
+            told[i] = self._variant(int(told[i]), int(sides["netns"][hit[i]]))
         self._news.append(sides["hash"][hit[sides["number"][hit] != told]])
         sides["number"][hit], sides["pid"][hit] = told, rows["pid"][who]
 
@@ -132,13 +133,25 @@ class Sides:
         self._close()
 
     def _close(self) -> None:
-        """A socket that was closed has no open sides, whichever of its peers that was told of."""
+        """A datagram socket that was closed has no open sides, whichever of its peers that was told of. Who is known to
+        have used it then counts for all that were not told by themselves.
+        """
         sides = self._sides
-        closed = (sides["last"] >= 0) & (sides["cookie"] != 0) & (sides["proto"] != TCP)
-        left = np.flatnonzero((sides["last"] < 0) & (sides["proto"] != TCP))
-        if len(left) and closed.any():
-            gone = left[np.isin(sides["cookie"][left], sides["cookie"][closed])]
-            sides["last"][gone] = sides["time"][gone]
+        datagrams = (sides["cookie"] != 0) & (sides["proto"] != TCP)
+        closed = np.flatnonzero(datagrams & (sides["last"] >= 0))
+        left = np.flatnonzero(datagrams & (sides["last"] < 0))
+        if not len(closed) or not len(left):
+            return
+        closed = closed[np.lexsort((sides["time"][closed], sides["cookie"][closed]))]
+        cookies = sides["cookie"][closed]
+        at = np.searchsorted(cookies, sides["cookie"][left]).clip(0, len(closed) - 1)
+        is_gone = cookies[at] == sides["cookie"][left]
+        gone, by = left[is_gone], closed[at[is_gone]]
+        sides["last"][gone] = sides["last"][by]
+        retold = (sides["wild"][gone] & FIXED == 0) & (sides["wild"][by] & FIXED == 0) & (sides["number"][by] != NOBODY)
+        for name in ("number", "pid"):
+            sides[name][gone[retold]] = sides[name][by[retold]]
+        self._news.append(sides["hash"][gone])
 
     def news(self) -> U64:
         """The hashes of sides that are new, or told anew, since this was asked last."""
@@ -276,7 +289,7 @@ class Sides:
         hashes = self._hash(end)
         low, high = (np.searchsorted(sides["hash"], hashes, side) for side in ("left", "right"))
         best = np.full(len(numbers), -1, np.intp)
-        doubt = np.zeros(len(numbers), np.bool_)
+        doubt, shared = np.zeros(len(numbers), np.bool_), np.zeros(len(numbers), np.bool_)
         left = np.flatnonzero((high > low) & which)
         for depth in range(_DEPTH):
             left = left[high[left] - depth > low[left]]
@@ -290,10 +303,14 @@ class Sides:
             some = best[left] >= 0
             # A UDP flow goes on where another socket takes the ends over; a TCP connection has one socket.
             other = fits & some & (sides["pid"][best[left]] != sides["pid"][at])
-            doubt[left[other & ((end.proto[left] == TCP) | (not own) | alone)]] = True
+            doubtful = (end.proto[left] == TCP) | (not own) | alone
+            doubt[left[other & doubtful]] = True
+            shared[left[other & ~doubtful]] = True
             best[left[fits & ~some]] = at[fits & ~some]
         found = best >= 0
         numbers[found] = sides["number"][best[found]]
+        for i in np.flatnonzero(shared).tolist():
+            numbers[i] = self._variant(int(numbers[i]), None)
         if doubt.any():
             self._settle(numbers, np.flatnonzero(doubt), hashes, ends, own and not alone, late)
         return numbers

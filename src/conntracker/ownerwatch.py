@@ -12,7 +12,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -194,13 +194,15 @@ class OwnerWatch:
                 os.write(self._wake_write, b"s")
             self._settled.wait(2.0)
 
-    def elsewhere(self, number: int, netns: int) -> int:
-        """The number of the same owner in another network namespace."""
+    def variant(self, number: int, netns: int | None) -> int:
+        """The number of the same owner in another network namespace (its cookie), or, with None, as one of several that
+        shared the socket.
+        """
         with self._lock:
             owner = self.owners.get(number)
             if owner is None or owner.process is None:
                 return number
-            return self._intern(Owner(A_PROCESS, owner.process, owner.method, owner.certainty, netns))
+            return self._intern(replace(owner, certainty=SHARED) if netns is None else replace(owner, netns=netns))
 
     def forget(self, keep: U32) -> None:
         """Drops the owners whose numbers nobody uses, once there are many."""

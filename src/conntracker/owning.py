@@ -42,7 +42,7 @@ class Owning:
     ) -> None:
         self._addresses = LocalAddresses(namespace)
         self._watch = OwnerWatch(namespace, options, notice)
-        self._sides = Sides(self._watch.netns)
+        self._sides = Sides(self._watch.netns, self._watch.variant)
         self._lag, self._start = lag, now()
         self._assigned: int | None = None
         self._due = time.monotonic()
@@ -68,7 +68,7 @@ class Owning:
         for rows, numbers in sides:
             self._sides.add(rows, numbers)
         for rows, numbers in users:
-            self._sides.use(rows, numbers, self._watch.elsewhere)
+            self._sides.use(rows, numbers)
         began, when = time.monotonic(), now()
         self._sides.merge()
         news = self._sides.news()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from conntracker.owner import CERTAINTIES, METHODS
-from conntracker.wire.ownership import KEY, MEMORY, SIDE, USER, USERS, is_unsure, memory_of, sides_of, users_of
+from conntracker.wire.ownership import KEY, SIDE, USER, USERS, sides_of, users_of
 from conntracker.wire.sides import ANY_LOCAL, CLOSER, FIXED, SIDES, mapped
 
 OFFSET = 1_700_000_000_000_000_000  # nanoseconds from boot to the epoch, as if booted in 2023
@@ -21,42 +21,35 @@ OWNER, USED = (100, 1, b"owner"), (200, 2, b"user")
 NOT_USED = (0, 0, b"")
 
 # enum how of owners.bpf.c
-NOBODY, OPEN, OPEN_SHARED, CREATE, BIND, CONNECT, ACCEPT, SENDMSG, RECVMSG = range(9)
+NOBODY, CREATE, BIND, CONNECT, ACCEPT, SENDMSG, RECVMSG = range(7)
 INHERITED, RELEASED = 4, 8  # flags
 
-# how, flags, user, how often the user changed; the process, method, certainty, bits of wild
+# how, flags, user, how often the user changed; the process, certainty, bits of wild
 CASES = [
-    (NOBODY, 0, NOT_USED, 0, OWNER, "bpf", "inherited", 0),
-    (OPEN, 0, NOT_USED, 0, OWNER, "open", "holder", 0),
-    (OPEN_SHARED, 0, NOT_USED, 0, OWNER, "open", "inherited", 0),
-    (CREATE, 0, NOT_USED, 0, OWNER, "bpf", "inherited", 0),
-    (BIND, 0, NOT_USED, 0, OWNER, "bpf", "inherited", 0),
-    (CONNECT, 0, NOT_USED, 0, OWNER, "bpf", "exact", 0),
-    (ACCEPT, 0, NOT_USED, 0, OWNER, "bpf", "holder", 0),
-    (SENDMSG, 0, NOT_USED, 0, OWNER, "bpf", "exact", FIXED),
-    (RECVMSG, 0, NOT_USED, 0, OWNER, "bpf", "exact", FIXED),
+    (NOBODY, 0, NOT_USED, 0, OWNER, "inherited", 0),
+    (CREATE, 0, NOT_USED, 0, OWNER, "inherited", 0),
+    (BIND, 0, NOT_USED, 0, OWNER, "inherited", 0),
+    (CONNECT, 0, NOT_USED, 0, OWNER, "exact", 0),
+    (ACCEPT, 0, NOT_USED, 0, OWNER, "holder", 0),
+    (SENDMSG, 0, NOT_USED, 0, OWNER, "exact", FIXED),
+    (RECVMSG, 0, NOT_USED, 0, OWNER, "exact", FIXED),
     # The socket of a listening one's child: whoever made that.
-    (BIND, INHERITED, NOT_USED, 0, OWNER, "bpf", "inherited", 0),
-    (CONNECT, INHERITED, NOT_USED, 0, OWNER, "bpf", "inherited", 0),
-    (OPEN, INHERITED, NOT_USED, 0, OWNER, "open", "inherited", 0),
-    (OPEN_SHARED, INHERITED, NOT_USED, 0, OWNER, "open", "inherited", 0),
+    (BIND, INHERITED, NOT_USED, 0, OWNER, "inherited", 0),
+    (CONNECT, INHERITED, NOT_USED, 0, OWNER, "inherited", 0),
     # Somebody was seen using it.
-    (NOBODY, 0, USED, 0, USED, "bpf", "exact", 0),
-    (OPEN, 0, USED, 0, USED, "bpf", "exact", 0),
-    (OPEN_SHARED, INHERITED, USED, 1, USED, "bpf", "shared", 0),
-    (BIND, INHERITED, USED, 0, USED, "bpf", "exact", 0),
-    (CONNECT, 0, USED, 3, USED, "bpf", "shared", 0),
-    (ACCEPT, 0, USED, 0, USED, "bpf", "exact", 0),
+    (NOBODY, 0, USED, 0, USED, "exact", 0),
+    (BIND, INHERITED, USED, 0, USED, "exact", 0),
+    (CONNECT, 0, USED, 3, USED, "shared", 0),
+    (ACCEPT, 0, USED, 0, USED, "exact", 0),
     # Who names the peer with each datagram is known for each.
-    (SENDMSG, 0, USED, 5, OWNER, "bpf", "exact", FIXED),
-    (RECVMSG, 0, USED, 0, OWNER, "bpf", "exact", FIXED),
+    (SENDMSG, 0, USED, 5, OWNER, "exact", FIXED),
+    (RECVMSG, 0, USED, 0, OWNER, "exact", FIXED),
     # Nobody was seen using it, and another than its owner closed it last.
-    (NOBODY, RELEASED, USED, 0, USED, "bpf", "holder", CLOSER),
-    (OPEN, RELEASED, USED, 0, USED, "bpf", "holder", CLOSER),
-    (BIND, RELEASED | INHERITED, USED, 0, USED, "bpf", "holder", CLOSER),
-    (ACCEPT, RELEASED, USED, 0, USED, "bpf", "shared", CLOSER),
-    (CONNECT, RELEASED, USED, 0, OWNER, "bpf", "exact", 0),
-    (SENDMSG, RELEASED, USED, 0, OWNER, "bpf", "exact", FIXED),
+    (NOBODY, RELEASED, USED, 0, USED, "holder", CLOSER),
+    (BIND, RELEASED | INHERITED, USED, 0, USED, "holder", CLOSER),
+    (ACCEPT, RELEASED, USED, 0, USED, "shared", CLOSER),
+    (CONNECT, RELEASED, USED, 0, OWNER, "exact", 0),
+    (SENDMSG, RELEASED, USED, 0, OWNER, "exact", FIXED),
 ]
 
 
@@ -86,21 +79,21 @@ def side(
     return rows
 
 
-@pytest.mark.parametrize(("how", "flags", "user", "users", "who", "method", "certainty", "wild"), CASES)
+@pytest.mark.parametrize(("how", "flags", "user", "users", "who", "certainty", "wild"), CASES)
 def test_cases(
-    how: int, flags: int, user: tuple[int, int, bytes], users: int, who: tuple[int, int, bytes], method: str,
-    certainty: str, wild: int,
+    how: int, flags: int, user: tuple[int, int, bytes], users: int, who: tuple[int, int, bytes], certainty: str,
+    wild: int,
 ) -> None:  # fmt: skip
     """Who owns a side, and how sure that is, comes of how its owner was found and of who used it."""
     (row,) = sides_of(key(), side(how, flags, user, users), OFFSET)
     assert (row["pid"], row["uid"], row["comm"]) == who
-    assert (METHODS[row["method"]], CERTAINTIES[row["certainty"]]) == (method, certainty)
+    assert (METHODS[row["method"]], CERTAINTIES[row["certainty"]]) == ("bpf", certainty)
     assert row["wild"] == wild
     assert row["cgroup"] == 77
     assert row["time"] == OFFSET // 1000 + (1000 if who == OWNER else 2000)
 
 
-@pytest.mark.parametrize("how", range(9))
+@pytest.mark.parametrize("how", range(7))
 @pytest.mark.parametrize("flags", [0, INHERITED])
 def test_without_uses(how: int, flags: int) -> None:
     """Where uses are not seen, who connected a socket had it, but may have handed it on."""
@@ -117,14 +110,6 @@ def test_without_uses(how: int, flags: int) -> None:
 def test_unbound(local: str, wild: int) -> None:
     """A datagram that was told by its call comes from any of our addresses where its socket is bound to none."""
     assert sides_of(key(local, "10.0.0.2" if "." in local else "::1"), side(SENDMSG), OFFSET)["wild"][0] == FIXED | wild
-
-
-@pytest.mark.parametrize(("pid", "how", "unsure"), [(0, NOBODY, True), (9, ACCEPT, True), (9, CONNECT, False)])
-def test_unsure(pid: int, how: int, unsure: bool) -> None:
-    """Nobody, and somebody who only asked for the peer of a socket, give way to who has it open; others do not."""
-    memory = np.zeros(1, MEMORY)
-    memory["owner"]["pid"], memory["how"] = pid, how
-    assert is_unsure(memory.tobytes()) == unsure
 
 
 @pytest.mark.parametrize(
@@ -166,16 +151,6 @@ def test_users(changes: int, shared: bool) -> None:
     values[0] = (actor(USED, 2 * 10**6), 5, changes, 0)
     (row,) = users_of(values, OFFSET)
     assert row.tolist() == (5, 200, 2, 77, OFFSET // 1000 + 2000, b"user", shared)
-
-
-@pytest.mark.parametrize(("shared", "how"), [(False, OPEN), (True, OPEN_SHARED)])
-def test_memory(shared: bool, how: int) -> None:
-    """What a socket is made to remember is what the programs would have noted: its holder, and that it is one."""
-    (row,) = np.frombuffer(memory_of(100, 7, b"a-name-of-sixteen-", 6, 5, 10**6, shared), MEMORY)
-    assert (row["owner"]["pid"], row["owner"]["uid"], row["owner"]["time"]) == (100, 7, 10**6)
-    assert row["owner"]["comm"] == b"a-name-of-sixte"
-    assert (row["cookie"], row["key"]["netns"], row["how"]) == (5, 6, how)
-    assert (row["settled"], row["flags"], row["first"]) == (0, 0, 0)
 
 
 @given(st.binary(min_size=3 * (KEY.itemsize + SIDE.itemsize), max_size=3 * (KEY.itemsize + SIDE.itemsize)))

@@ -21,7 +21,7 @@ __all__ = ["Descriptors", "Having"]
 
 # Seconds of CPU a second: to look for sockets that came, and to look into all processes in turn, while sockets come and
 # else.
-_SEEK, _TURN, _TURN_IDLE = 0.12, 0.03, 0.002
+_SEEK, _TURN, _TURN_IDLE = 0.12, 0.03, 0.001
 _CALM = 1.0  # seconds without new ones, after which it is "else"
 _SAVED = 0.1  # seconds of CPU at most that are saved up to seek
 _YOUNG = 0.75  # seconds for which a new process is looked into each time: it starts a program, and connects

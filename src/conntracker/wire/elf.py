@@ -75,7 +75,7 @@ def read_object(content: bytes) -> BpfObject:
     """The programs and maps of an object file. Raises DecodeError for what is not one."""
     try:
         return _read(content)
-    except (struct.error, IndexError, KeyError, UnicodeDecodeError):
+    except (struct.error, IndexError, KeyError, OverflowError, UnicodeDecodeError):
         raise DecodeError("the BPF object is damaged", 0) from None
 
 

@@ -126,7 +126,7 @@ class Map:
     def _batches(self, command: int, keys: np.dtype[Any], values: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         found: list[tuple[NDArray[Any], NDArray[Any]]] = []
         place = ctypes.create_string_buffer(8)  # the bucket to go on with
-        begun, more, size = False, True, 4096
+        begun, more, size = False, True, self.shape.entries
         while more:
             part = np.empty(size, keys), np.empty(size, values)
             attributes = struct.pack(
@@ -138,15 +138,11 @@ class Map:
                 ctypes.c_long(_NUMBERS[platform.machine()]), ctypes.c_int(command), buffer, ctypes.c_uint(len(buffer))
             )
             code = ctypes.get_errno() if result < 0 else 0
-            if code == errno.ENOSPC:  # a bucket with more entries than that
-                size *= 2
-                continue
             if code not in (0, errno.ENOENT):
                 raise BpfError(code, os.strerror(code))
             count = struct.unpack_from("<I", buffer, 32)[0]
             found.append((part[0][:count], part[1][:count]))
             begun, more = True, not code
-            size = min(size * 2, 1 << 16)
         if len(found) == 1:
             return found[0]
         return np.concatenate([part for part, _ in found]), np.concatenate([part for _, part in found])

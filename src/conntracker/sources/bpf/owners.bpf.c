@@ -307,6 +307,8 @@ static inline int talks(struct bpf_sock_addr *ctx, __u32 how, int version)
 		if (!memory)
 			return 1;
 		memory->owner.time = bpf_ktime_get_boot_ns();
+		if (memory->owner.pid != pid) /* another one came in between */
+			memory->changes = 1;
 	}
 	if (memory->changes || (how == RECVMSG && memory->flags & IN))
 		tell_datagram(ctx, memory, how, version);
@@ -352,7 +354,8 @@ SEC("cgroup/sock_release") int ct_release(struct bpf_sock *ctx)
 {
 	struct memory *memory = bpf_sk_storage_get(&ct_memory, ctx, 0, 0);
 
-	if (memory && memory->flags & (IN | OUT)) {
+	if (memory && (memory->key.cookie || memory->changes)) {
+		memory->key.cookie = memory->cookie;
 		tell(memory, &memory->key, weak(memory), bpf_ktime_get_boot_ns());
 		bpf_map_delete_elem(&ct_users, &memory->cookie);
 	}
