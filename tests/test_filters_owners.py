@@ -61,6 +61,12 @@ def meets(chosen: Filter, source: dict[str, Any], destination: dict[str, Any]) -
         ({"unit": "nginx"}, NGINX, True),
         ({"unit": "nginx.service"}, NGINX, True),
         ({"unit": "session-3"}, CURL, False),
+        ({"unit": "my.app"}, CURL | {"unit": "my.app.service"}, True),
+        ({"unit": r"a\x2db.service"}, CURL | {"unit": r"a\x2db.service"}, True),
+        ({"process": r"my prog\,(é), x"}, CURL | {"comm": "my prog,(é)"}, True),
+        ({"process": r"my prog\,(é), x"}, CURL | {"comm": "x"}, True),
+        ({"process": "my prog,(é)"}, CURL | {"comm": "my prog,(é)"}, False),
+        ({"process": r"a\b"}, CURL | {"comm": r"a\b"}, True),
         ({"container": "0123456789ab"}, NGINX, True),
         ({"container": "01"}, NGINX, True),
         ({"container": "1234"}, NGINX, False),
@@ -109,7 +115,7 @@ def test_no_text_gets_out(option: str, text: str) -> None:
         return
     assert not meets(chosen, NOBODY, NOBODY)
     column = {"process": "comm"}.get(option, option)
-    part = text.split(",", maxsplit=1)[0].strip()
+    part = text.replace("\\,", "\0").split(",", maxsplit=1)[0].strip().replace("\0", ",")
     if option != "unit" and "/" not in part and not part.isdigit():
         assert meets(chosen, NOBODY | {column: part.encode(errors="replace").decode()}, NOBODY)
 

@@ -6,6 +6,7 @@ source is the source of the original tuple or the destination of the reply tuple
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, TypeVar
@@ -86,7 +87,7 @@ class Filter:
         unit: str | None = None,
         container: str | None = None,
     ) -> Filter:
-        """The filter that the options of the command line say: comma-separated lists.
+        """The filter that the options of the command line say: comma-separated lists, a comma in a name as '\\,'.
 
         Addresses may be prefixes (10.0.0.0/8) and ranges (10.0.0.1-10.0.0.9), ports ranges (8000-8100), protocols
         names or numbers; processes names, pids or paths, users names or numbers. Raises ValueError naming the option
@@ -171,22 +172,23 @@ class Filter:
         if self.dport:
             conditions.append(_ports_sql(("dport", "reply_sport"), self.dport))
         if self.owned:
-            conditions.append(_any(self._owner_sql(end) for end in ("owner", "peer_owner")))
+            conditions.append(_any(self.owner_sql(end) for end in ("owner", "peer_owner")))
         return " AND ".join(conditions) or "true"
 
-    def _owner_sql(self, end: str) -> str:
-        """That the owner of one end meets all conditions on owners."""
+    def owner_sql(self, end: str) -> str:
+        """That the owner of one end, `owner` or `peer_owner`, meets all conditions on owners, if there are any."""
         wanted = (
             (_process_sql, self.process), (_user_sql, self.user), (_unit_sql, self.unit),
             (_container_sql, self.container),
         )  # fmt: skip
-        return " AND ".join(_any(sql(end, text) for text in texts) for sql, texts in wanted if texts)
+        return " AND ".join(_any(sql(end, text) for text in texts) for sql, texts in wanted if texts) or "true"
 
 
 def _parts(option: str, text: str | None) -> list[str]:
     if text is None:
         return []
-    parts = [part.strip() for part in text.split(",")]
+    # Any other backslash is one: systemd has them in names of units.
+    parts = [part.strip().replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]
     if not all(parts):
         raise ValueError(f"{option}: a part of {text!r} is empty")
     return parts
@@ -341,7 +343,7 @@ def _user_sql(end: str, text: str) -> str:
 
 def _unit_sql(end: str, text: str) -> str:
     """A unit; without a suffix a service, as systemctl(1) takes it."""
-    return f"{end}_unit = {quoted(text if '.' in text else text + '.service')}"
+    return f"{end}_unit IN ({quoted(text)}, {quoted(text + '.service')})"
 
 
 def _container_sql(end: str, text: str) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conntracker.model import ICMP, ICMPV6, TCP, TCP_STATES
+from conntracker.owner import METHODS, OPEN
 from conntracker.wire.sides import ANY_LOCAL, ANY_REMOTE, FIXED, SIDES
 
 if TYPE_CHECKING:
@@ -38,10 +39,11 @@ _KEPT = 20_000_000  # µs for which a side that ended is kept
 _AGED = 300_000_000  # µs after which a socket's older sides are dropped; they are told anew with their next packet
 _MOST = 500_000  # sides
 _DEPTH = 32  # sides of the same ends that are looked at for one flow, the latest ones
+_OPEN = METHODS.index(OPEN)
 _OVER = [TCP_STATES.index(name) for name in ("TIME_WAIT", "CLOSE", "LAST_ACK")]
 _WORDS = ("local_hi", "local_lo", "remote_hi", "remote_lo")
 # What is kept of a side, each in a column of its own: names of SIDES, and hash (of its ends), ports and number.
-_KEPT_NAMES = (*_WORDS, "cookie", "netns", "proto", "wild", "pid", "time", "first", "last")
+_KEPT_NAMES = (*_WORDS, "cookie", "netns", "proto", "wild", "method", "pid", "time", "first", "last")
 
 Columns = dict[str, NDArray[Any]]
 
@@ -138,7 +140,8 @@ class Sides:
         """
         sides = self._sides
         datagrams = (sides["cookie"] != 0) & (sides["proto"] != TCP)
-        closed = np.flatnonzero(datagrams & (sides["last"] >= 0))
+        # What was found open at a time ends with it, and has not been closed.
+        closed = np.flatnonzero(datagrams & (sides["last"] >= 0) & (sides["method"] != _OPEN))
         left = np.flatnonzero(datagrams & (sides["last"] < 0))
         if not len(closed) or not len(left):
             return
@@ -152,6 +155,14 @@ class Sides:
         for name in ("number", "pid"):
             sides[name][gone[retold]] = sides[name][by[retold]]
         self._news.append(sides["hash"][gone])
+
+    def reconcile(self, cookies: U64, time: int) -> None:
+        """Sides of connections whose sockets were not among those that were open at `time` are over."""
+        self.merge()
+        sides = self._sides
+        before = (sides["last"] < 0) & (sides["time"] < time) & (sides["first"] < time) & (sides["cookie"] != 0)
+        left = np.flatnonzero(before & (sides["proto"] == TCP))
+        sides["last"][left[~np.isin(sides["cookie"][left], cookies)]] = time
 
     def news(self) -> U64:
         """The hashes of sides that are new, or told anew, since this was asked last."""
@@ -236,7 +247,8 @@ class Sides:
         ):  # fmt: skip
             again = np.flatnonzero((numbers == NOBODY) & local & (ends.proto != TCP))
             if len(again):
-                numbers[again] = self._find_wild(_take(end, again), ends.take(again), late)
+                # One that was bound after the flow began is another's.
+                numbers[again] = self._find_wild(_take(end, again), replace(ends, last=ends.seen).take(again), late)
         # A socket that sends echo requests, or anything without ports, is no destination, though its side looks like
         # one where both ends are one address.
         destination[_is_icmp(ends.proto) | _is_mirrored(ends)] = NOBODY

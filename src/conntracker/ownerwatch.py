@@ -12,29 +12,26 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conntracker.model import U32
-from conntracker.owner import BPF as BY_BPF
-from conntracker.owner import CERTAINTIES, EXACT, FORWARDS, HOLDER, INHERITED, KERNELS, METHODS, SHARED, Owner, Process
-from conntracker.owner import PROCESS as A_PROCESS
+from conntracker.clock import now
+from conntracker.model import U32, DecodeError
+from conntracker.owner import BPF, CERTAINTIES, EXACT, HOLDER, INHERITED, METHODS, SHARED
+from conntracker.ownernumbers import KERNEL, OwnerNumbers
 from conntracker.sources.bpf.ownership import Ownership, in_first_pid_namespace
 from conntracker.sources.cgroups import is_whole, open_root
 from conntracker.sources.inventory import Inventory, take_inventory
 from conntracker.sources.netns import Namespace
 from conntracker.sources.processes import Processes
 from conntracker.sources.sockets import INTERVAL, SocketTable
-from conntracker.wire import procfs
 from conntracker.wire.ownership import USERS
-from conntracker.wire.sides import CLOSER, SIDES
+from conntracker.wire.sides import SIDES
 
-__all__ = ["FORWARDED", "KERNEL", "NOBODY", "OwnerOptions", "OwnerWatch"]
-
-NOBODY, KERNEL, FORWARDED = 0, 1, 2  # numbers of owners that always are
+__all__ = ["OwnerOptions", "OwnerWatch"]
 
 _PERIOD = 0.1  # seconds between two looks at the programs' rows
 _REFINED = (
@@ -43,9 +40,10 @@ _REFINED = (
 _REFINES = 50  # that many times as long as a look took, at least
 _MOST_UNCERTAIN, _MOST_OPEN = 20_000, 200_000
 _MOST_WAITING, _MOST_USERS = 1_000_000, 10  # rows, and readings, that the capture has not taken yet
+_RECONCILED = 600.0  # and at least so often, to find out which sockets are gone without a word
 _PATIENCE = 5.0  # seconds in which a process may yet be seen using its socket
-_HOLDER, _INHERITED = CERTAINTIES.index(HOLDER), CERTAINTIES.index(INHERITED)
-_BY_BPF = METHODS.index(BY_BPF)
+_EXACT, _INHERITED, _SHARED, _HOLDER = (CERTAINTIES.index(name) for name in (EXACT, INHERITED, SHARED, HOLDER))
+_BY_BPF = METHODS.index(BPF)
 
 Sides = tuple[NDArray[Any], U32]
 
@@ -77,7 +75,7 @@ class OwnerWatch:
     namespace   the network namespace that the flows are of
     notice      called with a line for a person
 
-    owners      every owner by its number
+    numbers     every owner by its number
     method      owner.BPF or owner.SOCK_DIAG
     whole       whether a socket that is not known of cannot be a process's
     lost        rows that were lost, in the kernel or here
@@ -86,18 +84,16 @@ class OwnerWatch:
     def __init__(self, namespace: Namespace, options: OwnerOptions, notice: Callable[[str], None]) -> None:
         self._namespace, self._notice = namespace, notice
         self.netns = namespace.cookie
-        self.owners: dict[int, Owner] = {KERNEL: KERNELS, FORWARDED: FORWARDS}
-        self._numbers: dict[tuple[int, int, int, int], int] = {}
-        self._next = FORWARDED + 1
-        self._strangers: dict[tuple[int, int, str], Process] = {}  # whose ids are of another namespace
         self._sides: list[Sides] = []
         self._users: list[Sides] = []  # USERS rows
         self._lock = threading.Lock()
         self._turn = self._waiting = self._given_up = 0
+        self._open_now: tuple[NDArray[np.uint64], int] | None = None
         self._open_before: dict[int, Any] = {}  # SIDES rows by cookie
         self._uncertain: dict[int, _Unsure] = {}  # open sockets, by their cookies
         self._refined = time.monotonic()
         self._failed: Exception | None = None
+        self._failing = False
         self.whole, self.lost, self.restricted = False, 0, options.cgroup is not None
         self._stack = contextlib.ExitStack()
         try:
@@ -128,6 +124,7 @@ class OwnerWatch:
         self._processes = Processes(options.cmdline, None if isinstance(root, OSError) else root)
         self._stack.callback(self._processes.close)
         self._known_pids = in_first_pid_namespace()
+        self.numbers = OwnerNumbers(self._processes if self._known_pids else None, self.netns)
         if self._bpf is not None:
             for line in self._bpf.missing:
                 self._notice(f"owners: {line}")
@@ -172,7 +169,8 @@ class OwnerWatch:
         try:
             return take_inventory(self._namespace)
         except OSError as error:
-            return Inventory(np.zeros(0, SIDES), np.zeros(0, np.uint64), error.strerror or str(error))
+            nothing = np.zeros(0, np.uint64)
+            return Inventory(np.zeros(0, SIDES), nothing, nothing, error.strerror or str(error))
 
     # --- for the capture's thread ------------------------------------------------------------------------------
 
@@ -186,6 +184,14 @@ class OwnerWatch:
             self._notice(f"owners: watching ended early: {getattr(failed, 'strerror', None) or failed}")
         return sides, users
 
+    def take_open(self) -> tuple[NDArray[np.uint64], int] | None:
+        """The cookies of all sockets that were open at a time (microseconds since the epoch), if they were listed since
+        the last call; then the sides of others are over.
+        """
+        with self._lock:
+            found, self._open_now = self._open_now, None
+        return found
+
     def settle(self) -> None:
         """Returns when all that has happened until now is there to be taken."""
         if self._thread.is_alive():
@@ -194,25 +200,11 @@ class OwnerWatch:
                 os.write(self._wake_write, b"s")
             self._settled.wait(2.0)
 
-    def variant(self, number: int, netns: int | None) -> int:
-        """The number of the same owner in another network namespace (its cookie), or, with None, as one of several that
-        shared the socket.
-        """
-        with self._lock:
-            owner = self.owners.get(number)
-            if owner is None or owner.process is None:
-                return number
-            return self._intern(replace(owner, certainty=SHARED) if netns is None else replace(owner, netns=netns))
-
     def forget(self, keep: U32) -> None:
-        """Drops the owners whose numbers nobody uses, once there are many."""
+        """Drops the owners whose numbers nobody uses."""
         with self._lock:
-            kept = {KERNEL, FORWARDED, *keep.tolist()}
-            for _, numbers in self._sides + self._users:
-                kept.update(numbers.tolist())
-            self.owners = {number: owner for number, owner in self.owners.items() if number in kept}
-            self._numbers = {key: number for key, number in self._numbers.items() if number in kept}
-            self._strangers.clear()
+            waiting = [numbers for _, numbers in self._sides + self._users]
+        self.numbers.forget(set(np.concatenate([keep, *waiting]).tolist()))
 
     def close(self) -> None:
         """Ends the thread and takes all programs down."""
@@ -255,6 +247,17 @@ class OwnerWatch:
     def _period(self) -> float:
         return _PERIOD if self._table is None else self._table.interval
 
+    def _try_to_look(self, all_of_it: bool) -> None:
+        """What goes wrong once may go well the next time: it is said, once."""
+        try:
+            self._look(all_of_it)
+        except (OSError, DecodeError) as error:
+            if not self._failing:
+                self._notice(f"owners: {getattr(error, 'strerror', None) or error}: tried again")
+            self._failing = True
+        else:
+            self._failing = False
+
     def _look(self, all_of_it: bool) -> None:
         if self._table is not None:
             self._poll(self._table)
@@ -272,14 +275,18 @@ class OwnerWatch:
             if used is not None:
                 for cookie in used["cookie"].tolist():
                     self._uncertain.pop(cookie, None)
-                numbers = self._users_numbers(used, EXACT, SHARED)
+                certainty = np.where(used["shared"], _SHARED, _EXACT)
+                numbers = self.numbers.of_rows(used, np.full(len(used), _BY_BPF), certainty)
                 with self._lock:
                     self._users = [*self._users[-_MOST_USERS:], (used, numbers)]
-        if self._uncertain:
-            time_now = time.monotonic()
-            oldest = next(iter(self._uncertain.values())).since
-            if all_of_it or (time_now > self._refined and time_now > oldest + _PATIENCE):
-                self._refine()
+        moment = time.monotonic()
+        oldest = next(iter(self._uncertain.values())).since if self._uncertain else moment
+        if (
+            (all_of_it and self._uncertain)
+            or (moment > self._refined and moment > oldest + _PATIENCE)
+            or moment > self._refined + _RECONCILED
+        ):
+            self._refine()
 
     def _recall(self, rows: NDArray[Any]) -> None:
         """Sockets that were open before: the programs know nobody, or only who asked for a peer. Then who had them."""
@@ -309,19 +316,27 @@ class OwnerWatch:
 
     def _refine(self) -> None:
         """Looks who has these sockets. What no process has is the kernel's, if every process could be looked into."""
-        began = time.monotonic()
+        began, looked = time.monotonic(), now()
         found = self._take_inventory()
         took = time.monotonic() - began
         self._refined = began + max(_REFINED, _REFINES * took)
         cookies = np.array(list(self._uncertain), np.uint64)
         mine = found.sides[np.isin(found.sides["cookie"], cookies) & (found.sides["certainty"] == _HOLDER)]
-        self._tell(mine, self._users_numbers(mine, HOLDER, HOLDER))
+        self._tell(mine, self.numbers.of_rows(mine, mine["method"], mine["certainty"]))
         if self.whole and found.why is None:
             rows = np.zeros(len(found.kernels), SIDES)
             rows["cookie"] = found.kernels
             rows = rows[np.isin(found.kernels, [cookie for cookie, one in self._uncertain.items() if one.nobody])]
             self._tell(rows, np.full(len(rows), KERNEL, np.uint32))
-        self._uncertain = {cookie: one for cookie, one in self._uncertain.items() if one.nobody}
+        there = set(found.cookies.tolist())
+        self._uncertain = {
+            cookie: one
+            for cookie, one in self._uncertain.items()
+            if one.nobody and (cookie in there or began < one.since)
+        }
+        if found.why is None:
+            with self._lock:
+                self._open_now = found.cookies, looked
 
     def _tell(self, rows: NDArray[Any], numbers: U32) -> None:
         """What was found out of sockets, by their cookies."""
@@ -339,67 +354,13 @@ class OwnerWatch:
 
     def _keep(self, rows: NDArray[Any]) -> None:
         if len(rows):
+            numbers = self.numbers.of_rows(rows, rows["method"], rows["certainty"])
             with self._lock:
-                self._sides.append((rows, self._sides_numbers(rows)))
+                self._sides.append((rows, numbers))
                 self._waiting += len(rows)
                 while self._waiting > _MOST_WAITING:  # the capture is stopped, or far behind
                     self._waiting -= len(self._sides[0][0])
                     self._given_up += len(self._sides.pop(0)[0])
-
-    # --- numbers -----------------------------------------------------------------------------------------------
-
-    def _sides_numbers(self, rows: NDArray[Any]) -> U32:
-        numbers = np.zeros(len(rows), np.uint32)
-        names = ("pid", "time", "uid", "comm", "cgroup", "method", "certainty", "netns", "wild")
-        for i, (pid, when, uid, comm, cgroup, method, certainty, netns, wild) in enumerate(
-            zip(*(rows[name].tolist() for name in names), strict=True)
-        ):
-            if pid:
-                other = netns if netns not in (0, self.netns) else 0
-                number = self._number(pid, when, uid, comm, cgroup, method, certainty, other)
-                numbers[i] = NOBODY if number == KERNEL and wild & CLOSER else number
-        return numbers
-
-    def _users_numbers(self, rows: NDArray[Any], certainty: str, certainty_of_shared: str) -> U32:
-        method, exact = METHODS.index(BY_BPF), CERTAINTIES.index(certainty)
-        shared = CERTAINTIES.index(certainty_of_shared)
-        names = ["pid", "time", "uid", "comm", "cgroup"]
-        several = rows["shared"].tolist() if "shared" in (rows.dtype.names or ()) else [False] * len(rows)
-        numbers = [
-            self._number(pid, when, uid, comm, cgroup, method, shared if many else exact, 0)
-            for pid, when, uid, comm, cgroup, many in zip(
-                *(rows[name].tolist() for name in names), several, strict=True
-            )
-        ]
-        return np.array(numbers, np.uint32)
-
-    def _number(
-        self, pid: int, when: int, uid: int, comm: bytes, cgroup: int, method: int, certainty: int, netns: int
-    ) -> int:
-        name = procfs.text(comm)
-        if self._known_pids:
-            process = self._processes.find(pid, when, uid, name, cgroup)
-        else:
-            process = self._strangers.setdefault((pid, uid, name), Process(pid, name, uid))
-        if process is None:  # a thread of the kernel
-            return KERNEL
-        key = id(process), method, certainty, netns
-        number = self._numbers.get(key)
-        if number is None:
-            owner = Owner(A_PROCESS, process, METHODS[method], CERTAINTIES[certainty], netns or None)
-            number = self._intern(owner)
-        return number
-
-    def _intern(self, owner: Owner) -> int:
-        """The number of an owner. It holds the process, so that its identity is not used again."""
-        method, certainty = METHODS.index(owner.method or BY_BPF), CERTAINTIES.index(owner.certainty or EXACT)
-        key = id(owner.process), method, certainty, owner.netns or 0
-        number = self._numbers.get(key)
-        if number is None:
-            number = self._numbers[key] = self._next
-            self.owners[number] = owner
-            self._next += 1
-        return number
 
 
 def _there(fd: int | OSError) -> int:

@@ -13,8 +13,9 @@ from conntracker.clock import now
 from conntracker.flows import Ends, FlowTable
 from conntracker.model import ICMP, ICMPV6, IPS_SEEN_REPLY, U32
 from conntracker.owner import Owner
+from conntracker.ownernumbers import FORWARDED, KERNEL
 from conntracker.owners import NOBODY, Sides
-from conntracker.ownerwatch import FORWARDED, KERNEL, OwnerOptions, OwnerWatch
+from conntracker.ownerwatch import OwnerOptions, OwnerWatch
 from conntracker.sources.addresses import LocalAddresses
 from conntracker.sources.netns import Namespace
 
@@ -42,7 +43,7 @@ class Owning:
     ) -> None:
         self._addresses = LocalAddresses(namespace)
         self._watch = OwnerWatch(namespace, options, notice)
-        self._sides = Sides(self._watch.netns, self._watch.variant)
+        self._sides = Sides(self._watch.netns, self._watch.numbers.variant)
         self._lag, self._start = lag, now()
         self._assigned: int | None = None
         self._due = time.monotonic()
@@ -50,7 +51,7 @@ class Owning:
     @property
     def owners(self) -> Mapping[int, Owner]:
         """Owners by the numbers that flow rows have, as they are known now."""
-        return dict(self._watch.owners)
+        return dict(self._watch.numbers.owners)
 
     @property
     def method(self) -> str:
@@ -69,6 +70,8 @@ class Owning:
             self._sides.add(rows, numbers)
         for rows, numbers in users:
             self._sides.use(rows, numbers)
+        if (open_then := self._watch.take_open()) is not None:
+            self._sides.reconcile(*open_then)
         began, when = time.monotonic(), now()
         self._sides.merge()
         news = self._sides.news()
@@ -80,7 +83,7 @@ class Owning:
             if len(chosen.rows):
                 table.set_owners(chosen, *self._assign(chosen))
         self._sides.forget(when)
-        if len(self._watch.owners) > _MOST_OWNERS:
+        if len(self._watch.numbers.owners) > _MOST_OWNERS:
             self._watch.forget(np.concatenate([table.owner_numbers(), self._sides.numbers()]))
         self._due = began + max(_PERIOD, _PAUSE * (time.monotonic() - began))
 
@@ -101,7 +104,7 @@ class Owning:
 
     def _is_here(self, numbers: U32) -> NDArray[np.bool_]:
         """Whether owners are processes of the captured namespace."""
-        owners = self._watch.owners
+        owners = self._watch.numbers.owners
         distinct, which = np.unique(numbers, return_inverse=True)
         here = [
             (owner := owners.get(number)) is not None and owner.process is not None and owner.netns is None

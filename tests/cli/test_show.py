@@ -150,9 +150,10 @@ def test_groups(recording: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> N
     ]
 
 
-def test_sort_and_limit(recording: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    """--sort orders and --limit cuts."""
-    assert run("-r", recording, "--json", "--sort=-bytes", "--limit", "2") == 0
+@pytest.mark.parametrize("sort", [["--sort=-bytes"], ["--sort", "-bytes"]])
+def test_sort_and_limit(recording: Path, capfdbinary: pytest.CaptureFixture[bytes], sort: list[str]) -> None:
+    """--sort orders, downwards with '-' before the name, and --limit cuts."""
+    assert run("-r", recording, "--json", *sort, "--limit", "2") == 0
     assert [json.loads(line)["flow"] for line in capfdbinary.readouterr().out.splitlines()] == [0, 1]
 
 
@@ -205,6 +206,30 @@ def test_which_program_talks_to_whom(
     head, row = capfd.readouterr().out.splitlines()
     assert head.split()[-1] == "peers"
     assert row.endswith("  93.184.216.34:443, nginx (127.0.0.1:80)")
+
+
+def test_a_table_says_what_kind_of_owner_only_where_that_differs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where all owners are processes the table does not say so in each row, unless it was asked; JSON always does."""
+    path = owned(tmp_path / "rec")
+    for words, shown in (
+        (["user"], True),
+        (["user", "--user", "alice"], False),
+        (["user,kind", "--user", "alice"], True),
+        (["user", "--user", "alice", "--json"], True),
+    ):
+        assert run("-r", path, "--group-by", *words) == 0
+        assert ("kind" in capfd.readouterr().out.splitlines()[0]) == shown
+
+
+def test_containers_are_shown_by_twelve_digits(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A container's id is as long in a table as docker(1) prints it, and whole in JSON."""
+    path = owned(tmp_path / "rec")
+    assert run("-r", path, "--group-by", "container", "--container", "01") == 0
+    assert capfd.readouterr().out.splitlines()[1].split()[0] == "0123456789ab"
+    assert run("-r", path, "--group-by", "container", "--container", "01", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["container"] == "0123456789ab" + "0" * 52
 
 
 def test_sides_in_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -271,13 +296,17 @@ def test_to_file(recording: Path, tmp_path: Path) -> None:
     [
         (["--port", "99999"], "--port: '99999' is not a port (0-65535)"),
         (["--since", "tomorrowish"], "--since: 'tomorrowish' is not a time"),
-        (["--sort", "nope"], "--sort: no column 'nope'; there are: host, flow"),
-        (["--group-by", "dst,nope"], "--group-by: no column 'nope'; there are: host, family"),
+        (["--sort", "nope"], "--sort: no column 'nope'; there are: proto, src"),
+        (["--group-by", "dst,nope"], "--group-by: no column 'nope'; there are: process, user"),
         (["--limit", "-1"], "--limit: -1 is less than 0"),
         (["--format", "log", "--sort", "src"], "--sort does not go with --format log"),
-        (["--group-by", "process,nope"], "--group-by: no column 'nope'; there are: host, family"),
+        (["--group-by", "process,nope"], "--group-by: no column 'nope'; there are: process, user"),
         (["--format", "log", "--group-by", "process"], "--group-by does not go with --format log"),
         (["--process", "a,,b"], "--process: a part of 'a,,b' is empty"),
+        (["--sort", "src_lo"], "--sort: no column 'src_lo'"),
+        (["--sort", "-nope"], "--sort: no column 'nope'"),
+        (["--sort", "--json"], "argument --sort: expected one argument"),
+        (["--group-by", "peer_process"], "--group-by: no column 'peer_process'"),
         (["-o", "/nowhere/file"], "/nowhere/file: No such file or directory"),
     ],
 )
@@ -288,6 +317,7 @@ def test_bad_options(recording: Path, capfd: pytest.CaptureFixture[str], words: 
     assert out == ""
     assert err.startswith(f"conntracker: {message}")
     assert err.count("\n") == 1
+    assert len(err) < 430
 
 
 def test_not_a_recording(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from conntracker.filters import Filter
 from conntracker.owner import KERNELS
+from conntracker.recording.choices import OWN_NAMES
+from conntracker.recording.owned import OWNER_KEYS
 from conntracker.recording.reader import open_recording
 from conntracker.recording.sides import Peer, by_owner, sides
 from conntracker.recording.writer import RecordingWriter
@@ -51,6 +53,15 @@ CASES: list[tuple[str, list[tuple[Any, ...]]]] = [
     ),
     ("uid", [(33, "process", 4, 3003, 18), (1000, "process", 3, 210, 1014)]),
     ("login", [(None, "process", 4, 3003, 18), ("alice", "process", 3, 210, 1014)]),
+    ("comm", [("nginx", "process", 4, 3003, 18), ("curl", "process", 3, 210, 1014)]),
+    ("parent", [(None, "process", 4, 3003, 18), ("bash", "process", 3, 210, 1014)]),
+    ("ppid", [(None, "process", 4, 3003, 18), (4000, "process", 3, 210, 1014)]),
+    ("cgroup", [(None, "process", 4, 3003, 18), ("/user.slice/session-3.scope", "process", 3, 210, 1014)]),
+    ("loginuid", [(None, "process", 4, 3003, 18), (1000, "process", 3, 210, 1014)]),
+    ("certainty", [("holder", "process", 4, 3003, 18), ("exact", "process", 3, 210, 1014)]),
+    ("method", [("open", "process", 4, 3003, 18), ("bpf", "process", 3, 210, 1014)]),
+    ("netns", [(12, "process", 4, 3003, 18), (None, "process", 3, 210, 1014)]),
+    ("role", [("server", "process", 4, 3002, 16), ("client", "process", 4, 211, 1016)]),
 ]  # fmt: skip
 
 
@@ -79,6 +90,59 @@ def test_peers(tmp_path: Path) -> None:
     ]
     assert of["(kernel)"].first == [Peer("server", "9.9.9.9", None, "icmp", None, 1)]
     assert of["(forwarded)"].first == [Peer(None, "10.0.0.2", 80, "tcp", None, 1)]
+
+
+def test_all_that_is_known_of_owners() -> None:
+    """Every key of an owner in JSON is a column, but when it began, which tells processes of one pid apart anyway."""
+    assert {*OWN_NAMES} - {"process"} == {*OWNER_KEYS} - {"start"}
+
+
+def test_roles_beside_columns_of_flows(tmp_path: Path) -> None:
+    """A flow's source does not tell whose it is: `role` says whether the owner has that end or the other."""
+    got = rows(owned(tmp_path / "rec", ROWS[:4]), "src,process", sort="src")
+    assert [(row["src"], row["process"], row["role"], row["flows"]) for row in got] == [
+        ("10.0.0.1", "curl", "client", 2), ("10.0.0.5", "nginx", "server", 1), ("127.0.0.1", "nginx", "server", 1),
+        ("127.0.0.1", "curl", "client", 1),
+    ]  # fmt: skip
+    assert "role" not in rows(tmp_path / "rec", "process")[0]
+
+
+@pytest.mark.parametrize(
+    ("by", "wanted", "expected"),
+    [
+        ("process", {"user": "alice"}, [("curl", 3, 210)]),
+        ("user", {"process": "nginx"}, [("33", 4, 3003)]),
+        ("user", {"process": "nginx,curl"}, [("33", 4, 3003), ("alice", 3, 210)]),
+        ("process", {"process": "(kernel)"}, [("(kernel)", 1, None)]),
+        ("process", {"process": "(forwarded)"}, [("(forwarded)", 1, None)]),
+        ("process", {"process": "nginx", "dport": "443"}, [("nginx", 1, None)]),
+        ("process", {"process": "nginx", "user": "alice"}, []),
+        ("process", {"src": "127.0.0.1"}, [("nginx", 1, 1000), ("curl", 1, 10)]),
+    ],
+)
+def test_only_wanted_owners_count(
+    tmp_path: Path, by: str, wanted: dict[str, str], expected: list[tuple[Any, ...]]
+) -> None:
+    """With conditions on owners the other ends of their flows do not count."""
+    got = rows(owned(tmp_path / "rec"), by, filter=Filter.parse(**wanted))
+    assert [(row[by], row["flows"], row["sent_bytes"]) for row in got] == expected
+
+
+def test_a_flow_counts_where_only_its_destination_is_wanted(tmp_path: Path) -> None:
+    """Of two owners of one user, the one who is wanted counts the flow, at whichever end."""
+    assert CURL.process
+    other = dataclasses.replace(CURL, process=dataclasses.replace(CURL.process, pid=1, comm="wget", exe=None))
+    path = owned(tmp_path / "rec", (({"bytes": 3, "reply_bytes": 4}, 1, 2),), {1: other, 2: CURL})
+    for process, sent in (("curl", 4), ("wget", 3), ("curl,wget", 7)):
+        (row,) = rows(path, "user", filter=Filter.parse(process=process))
+        assert (row["flows"], row["sent_bytes"]) == (1, sent)
+
+
+@pytest.mark.parametrize(("process", "by", "there"), [("curl", "user", False), (None, "user", True), ("curl", "kind", True)])
+def test_terse(tmp_path: Path, process: str | None, by: str, there: bool) -> None:
+    """`terse` leaves out the kind where all owners are processes and nobody asked."""
+    for row in rows(owned(tmp_path / "rec"), by, filter=Filter.parse(process=process), terse=True):
+        assert ("kind" in row) == there
 
 
 def test_few_peers(tmp_path: Path) -> None:
@@ -149,7 +213,7 @@ def test_names() -> None:
     """Columns of owners make rows sides; a column that is not there is named with all that are."""
     assert by_owner("dst, process")
     assert not by_owner("dst,dport")
-    with pytest.raises(ValueError, match=r"--group-by: no column 'nope'; there are: host, .*, process, user"):
+    with pytest.raises(ValueError, match=r"--group-by: no column 'nope'; there are: process, user, .*, host"):
         by_owner("process,nope")
 
 

@@ -61,5 +61,6 @@ def owned(
 ) -> Path:
     """A recording of these flows in one segment."""
     with RecordingWriter(path, host="gate", start=NOON) as writer:
+        writer.update_meta(owners={"method": "bpf", "whole": True, "lost": 0, "start": NOON})
         writer.append(owned_columns(*rows), owners)
     return path

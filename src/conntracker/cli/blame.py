@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from conntracker.cli.capture import duration
 from conntracker.cli.common import add_filter_arguments, filter_of, say
+from conntracker.cli.doubts import say_of_owners, there_are
 from conntracker.cli.times import parse_time
 from conntracker.output import Output
 
@@ -69,16 +70,19 @@ def run(args: Namespace) -> int:
                 found = True
                 out.write(text.encode("utf-8", "replace"))
         _say_doubts(recording)
+        say_of_owners(recording, filter_of(args, owners=args.read is not None).owned)
         if not found:
-            say(_nothing(args, watched))
+            say(_nothing(args, recording, watched))
         return 2 if recording.damaged else 0 if found else NONE_FOUND
 
 
-def _nothing(args: Namespace, watched: Watched | None) -> str:
+def _nothing(args: Namespace, recording: Recording, watched: Watched | None) -> str:
     """Why there is no answer."""
-    such = " of such a flow" if filter_of(args, owners=args.read is not None) else ""
+    wanted = filter_of(args, owners=args.read is not None)
+    such = " of such a flow" if wanted else ""
     if watched is None:
-        return "nothing in the recording is what was asked for: no flow, and no packet that was traced"
+        instead = there_are(recording, wanted) if recording.owned else ""
+        return f"nothing in the recording is what was asked for: no flow, and no packet that was traced{instead}"
     if watched.traced:
         return f"packets traced{such}: {watched.traced:,}; none came to: {args.verdict}"
     from conntracker.cli.live import span

@@ -26,7 +26,8 @@ OWNER_OPTIONS = ("process", "user", "unit", "container")
 
 def add_filter_arguments(parser: ArgumentParser, owners: bool = False) -> None:
     """The options that select flows; read them with filter_of. Those on owners are told where they may be used."""
-    group = parser.add_argument_group("filters", "comma-separated lists; NAT is looked through on either side")
+    about = "comma-separated lists; NAT is looked through on either side"
+    group = parser.add_argument_group("filters", about + ("; a comma in a name is \\," if owners else ""))
     group.add_argument("--proto", metavar="LIST", help="protocols, by name or number: tcp,udp,47")
     group.add_argument(
         "--src", metavar="LIST", help="source addresses, prefixes (10.0.0.0/8), ranges (10.0.0.1-10.0.0.9)"
@@ -38,7 +39,7 @@ def add_filter_arguments(parser: ArgumentParser, owners: bool = False) -> None:
     told = {
         "process": "processes at either end, in recordings made with -b: names, pids, paths",
         "user": "their users, by name or number",
-        "unit": "their systemd units",
+        "unit": "their systemd units, .service may be left out",
         "container": "their containers, by name or the begin of an id",
     }
     for option in OWNER_OPTIONS:

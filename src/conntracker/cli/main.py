@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import NoReturn
@@ -78,8 +79,19 @@ def _run(arguments: list[str]) -> int:
         )
         parser.add_argument("--version", action="version", version=f"conntracker {__version__}")
     module.add_arguments(parser)
-    code: int = module.run(parser.parse_args(arguments[1:] if name else arguments))
+    code: int = module.run(parser.parse_args(_joined(arguments[1:] if name else arguments)))
     return code
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """'--sort -bytes' as '--sort=-bytes': argparse takes whatever begins with '-' for an option."""
+    joined: list[str] = []
+    for word in arguments:
+        if joined and joined[-1] == "--sort" and re.match("-[a-z]{2}", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def closed() -> int:

@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from conntracker.cli.common import add_filter_arguments, filter_of, say
+from conntracker.cli.doubts import say_losses, say_of_owners, say_overlaps, there_are
 from conntracker.cli.times import parse_time
 from conntracker.output import Output
 
@@ -51,11 +52,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_const", dest="format", const="json", help="the same as --format json")
     parser.add_argument("--since", metavar="TIME", help="flows alive at or after TIME: 2026-01-31T09:30, 09:30, 10m")
     parser.add_argument("--until", metavar="TIME", help="flows alive at or before TIME")
-    parser.add_argument("--sort", metavar="COLUMN", help="order by a column; -COLUMN (as --sort=-bytes): largest first")
+    parser.add_argument("--sort", metavar="COLUMN", help="order by a column; -COLUMN: largest first")
     parser.add_argument(
         "--group-by",
         metavar="COLUMNS",
-        help="sums by columns: dst,dport,proto; by process, user, unit or container: who talks to whom",
+        help="sums by columns: dst,dport,proto; by process, user, unit or container: who talks to whom (beside columns"
+        " of flows `role` says whether the owner is at the flow's source, client, or at its destination, server)",
     )
     parser.add_argument("--limit", metavar="N", type=int, help="at most N rows")
     parser.add_argument("-o", "--output", metavar="FILE", default="-", help="default: - (standard output)")
@@ -77,10 +79,15 @@ def run(args: Namespace) -> int:
     with open_recording(args.read) as recording:
         with Output(args.output).open() as out:
             if args.format == "log":
-                _write_log(out, recording, (wanted, since, until))
+                found = _write_log(out, recording, (wanted, since, until))
             else:
-                _write_rows(out, recording, args, (wanted, since, until))
-        _say_losses(recording)
+                found = _write_rows(out, recording, args, (wanted, since, until))
+        owned = say_of_owners(recording, _asks_for_owners(args, wanted))
+        narrow = bool(wanted) or since is not None or until is not None
+        if not found and narrow and args.limit != 0 and (owned or not wanted.owned):
+            say(f"nothing in the recording is what was asked for{there_are(recording, wanted)}")
+        say_overlaps(recording)
+        say_losses(recording)
         for file, why in recording.damaged:
             say(f"left out {file}: {why}")
         return 2 if recording.damaged else 0
@@ -95,8 +102,20 @@ def _check(args: Namespace) -> None:
                 raise ValueError(f"{option} does not go with --format log, which has an order of its own")
 
 
-def _write_log(out: BinaryIO, recording: Recording, where: tuple[Filter, int | None, int | None]) -> None:
-    """The text log, with the steps of traced packets, and with all of those that a capture with -e traced."""
+def _asks_for_owners(args: Namespace, wanted: Filter) -> bool:
+    from conntracker.recording.choices import OWN_NAMES
+    from conntracker.recording.sides import by_owner
+
+    sorted_by = (args.sort or "").removeprefix("-")
+    grouped = args.group_by is not None and by_owner(args.group_by)
+    return wanted.owned or grouped or sorted_by in (*OWN_NAMES, "peer_process")
+
+
+def _write_log(out: BinaryIO, recording: Recording, where: tuple[Filter, int | None, int | None]) -> bool:
+    """The text log, with the steps of traced packets, and with all of those that a capture with -e traced.
+
+    As all that write: whether there was anything.
+    """
     from conntracker.formats.log import write_groups
     from conntracker.formats.steps import step_lines
     from conntracker.recording.stepped import log_with_steps
@@ -107,28 +126,27 @@ def _write_log(out: BinaryIO, recording: Recording, where: tuple[Filter, int | N
     groups, steps = log_with_steps(
         recording, step_lines, filter=filter, since=since, until=until, everything=everything
     )  # fmt: skip
-    write_groups(out, groups, steps)
+    return write_groups(out, groups, steps) > 0
 
 
 def _write_rows(
     out: BinaryIO, recording: Recording, args: Namespace, where: tuple[Filter, int | None, int | None]
-) -> None:
+) -> bool:
     from conntracker.recording.sides import by_owner
 
     if args.group_by is not None and by_owner(args.group_by):
-        _write_sides(out, recording, args, where)
-    elif args.group_by is not None:
+        return _write_sides(out, recording, args, where)
+    if args.group_by is not None:
         from conntracker.recording.query import groups_query
 
         query = groups_query(args.group_by, *where, sort=args.sort, limit=args.limit)
-        _write_chunks(out, recording.chunks(query), args, GROUPS_OPTIONAL)
-    else:
-        _write_flows(out, recording, args, where)
+        return _write_chunks(out, recording.chunks(query), args, GROUPS_OPTIONAL)
+    return _write_flows(out, recording, args, where)
 
 
 def _write_flows(
     out: BinaryIO, recording: Recording, args: Namespace, where: tuple[Filter, int | None, int | None]
-) -> None:
+) -> bool:
     from conntracker.formats.jsonl import FLOW_KEYS
     from conntracker.recording.owned import ENDS
     from conntracker.recording.ownertexts import owner_texts
@@ -138,13 +156,12 @@ def _write_flows(
     if args.format == "json":
         query = flows_query(FLOW_KEYS, *where, sort=args.sort, limit=args.limit)
         with owner_texts(recording, condition(*where)) as with_texts:
-            _write_chunks(out, map(with_texts, recording.chunks(query)), args, (), dict.fromkeys(ENDS, str))
-        return
+            return _write_chunks(out, map(with_texts, recording.chunks(query)), args, (), dict.fromkeys(ENDS, str))
     columns, optional = (
         (TABLE_WITH_OWNERS, OWNERS_OPTIONAL) if _has_owners(recording) else (TABLE_COLUMNS, TABLE_OPTIONAL)
     )
     query = flows_query(columns, *where, sort=args.sort, limit=args.limit)
-    _write_chunks(out, recording.chunks(query), args, optional)
+    return _write_chunks(out, recording.chunks(query), args, optional)
 
 
 def _has_owners(recording: Recording) -> bool:
@@ -155,16 +172,17 @@ def _has_owners(recording: Recording) -> bool:
 
 def _write_sides(
     out: BinaryIO, recording: Recording, args: Namespace, where: tuple[Filter, int | None, int | None]
-) -> None:
+) -> bool:
     """The sums by owners, with the peers of each."""
     from conntracker.formats.peers import peers_json, peers_text
     from conntracker.recording.sides import sides
 
-    most = None if args.format == "json" else PEERS_AT_MOST
-    chunks = sides(recording, args.group_by, *where, args.sort, args.limit, most)
+    json = args.format == "json"
+    most = None if json else PEERS_AT_MOST
+    chunks = sides(recording, args.group_by, *where, args.sort, args.limit, most, terse=not json)
     names = [name.strip() for name in args.group_by.split(",")]
     optional = (*(("kind",) if "process" in names else ()), *SIDES_OPTIONAL)
-    _write_chunks(out, chunks, args, optional, {"peers": peers_json}, {"peers": peers_text})
+    return _write_chunks(out, chunks, args, optional, {"peers": peers_json}, {"peers": peers_text})
 
 
 def _write_chunks(
@@ -174,38 +192,23 @@ def _write_chunks(
     optional: Sequence[str],
     as_json: Mapping[str, Callable[[Any], str]] | None = None,
     as_text: Mapping[str, Callable[[Any, int], str]] | None = None,
-) -> None:
+) -> bool:
     """Chunks as JSON, or as a table; `as_json` and `as_text` write columns that are neither numbers nor text."""
     from conntracker.formats.jsonl import json_lines
     from conntracker.formats.table import table_lines
 
-    if args.format == "json":
-        for chunk in chunks:
-            out.write("".join(json_lines(chunk, as_json)).encode())
-        return
-    for line in table_lines(chunks, _width(), optional, as_text):
-        out.write(line.encode())
+    texts = (
+        ("".join(json_lines(chunk, as_json)) for chunk in chunks)
+        if args.format == "json"
+        else table_lines(chunks, _width(), optional, as_text)
+    )
+    found = False
+    for text in texts:
+        found = True
+        out.write(text.encode())
+    return found
 
 
 def _width() -> int:
     # A file or a pipe has no width; columns must not come and go there.
     return shutil.get_terminal_size().columns if os.isatty(1) or "COLUMNS" in os.environ else 10_000
-
-
-def _say_losses(recording: Recording) -> None:
-    """What may be missing, and recordings that have no end."""
-    losses = recording.losses
-    lost = sum(loss.events or 0 for loss in losses if loss.kind in ("events", "undecodable"))
-    if lost:
-        say(f"flows may be missing: {lost:,} events were lost (see losses in meta.json)")
-    if any(loss.kind == "untracked" for loss in losses):
-        say("flows are missing: connection tracking was off for a while (see losses in meta.json)")
-    unwritten = sum(loss.events or 0 for loss in losses if loss.kind == "unwritten")
-    if unwritten:
-        say(f"flows are missing: {unwritten:,} could not be written (see losses in meta.json)")
-    lost = sum(loss.events or 0 for loss in losses if loss.kind == "traces")
-    if lost:
-        say(f"steps may be missing: {lost:,} trace messages were lost (see losses in meta.json)")
-    for part in recording.parts:
-        if part.meta is not None and part.meta.end is None:
-            say(f"{part.path}: still being written, or its capture was killed; this is what it has")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["human_bytes", "printable", "table_lines"]
+__all__ = ["human_bytes", "printable", "short", "table_lines"]
 
 UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 NULL = "-"
 GAP = "  "
+_CONTAINER_ID = re.compile("[0-9a-f]{64}")
 LEAST, MOST = 24, 100  # room for a column that takes what there is
 
 
@@ -29,7 +31,8 @@ def table_lines(
     """Lines, each with its newline, for chunks of columns (as arrow.read_stream gives them): a header, then the rows.
 
     Columns are as wide as the rows of the first chunk need; where that is more than `width`, columns named in
-    `optional` are left out, the first of them first. Nothing is ever cut off. Times are local, bytes in units of 1024.
+    `optional` are left out, the first of them first. Nothing is ever cut off but ids of containers, to the 12 digits by
+    which docker(1) knows them, too. Times are local, bytes in units of 1024.
 
     roomy   what writes a value of a column into the room that the others leave, by its name: such a column, of which
             there may be one, stands behind the others
@@ -90,12 +93,17 @@ def _cells(name: str, column: NDArray[Any]) -> list[str]:
         return [NULL if value is None else human_bytes(value) for value in values]
     if column.dtype.kind == "b":
         return [NULL if value is None else "yes" if value else "no" for value in values]
-    return [NULL if value is None else printable(str(value)) for value in values]
+    return [NULL if value is None else printable(short(name, str(value))) for value in values]
 
 
 def _local(time: datetime) -> str:
     seconds = np.datetime64(time, "s").astype(np.int64)
     return datetime.fromtimestamp(int(seconds)).isoformat(" ")
+
+
+def short(name: str, text: str) -> str:
+    """A value of a column as people read it: of a container's id the first 12 digits."""
+    return text[:12] if name == "container" and _CONTAINER_ID.fullmatch(text) else text
 
 
 def printable(text: str) -> str:

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from conntracker.model import COUNTERS
 
-__all__ = ["SIDE_NAMES", "group_names", "keys", "known", "limited", "order", "shown"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = [
+    "FLOW_NAMES", "OWN_NAMES", "SIDE_NAMES", "group_names", "keys", "known", "limited", "order", "shown",
+]  # fmt: skip
 
 ADDRESSES = ("src", "dst", "reply_src", "reply_dst")
+# What is known of an owner, as in JSON, but when it began: with its pid that is compared anyway.
+OWN_NAMES = (
+    "process", "user", "unit", "container", "exe", "comm", "cmdline", "pid", "uid", "login", "loginuid", "ppid",
+    "parent", "cgroup", "engine", "kind", "method", "certainty", "netns",
+)  # fmt: skip
 # What flows can be summed up by; and the sides of flows, which have an owner each.
 GROUP_NAMES = (
-    "host", "family", "proto", *ADDRESSES, "sport", "dport", "reply_sport", "reply_dport", "icmp_type", "icmp_code",
-    "icmp_id", "zone", "mark", "state", "replied", "offloaded", "snat", "dnat",
+    "proto", *ADDRESSES, "sport", "dport", "reply_sport", "reply_dport", "icmp_type", "icmp_code", "icmp_id", "state",
+    "replied", "offloaded", "snat", "dnat", "family", "zone", "mark", "host",
 )  # fmt: skip
-SIDE_NAMES = (
-    "process", "user", "unit", "container", "pid", "exe", "cmdline", "uid", "login", "engine", "kind",
+SIDE_NAMES = (*OWN_NAMES, "role")
+# What flows can be sorted by.
+FLOW_NAMES = (
+    "proto", *ADDRESSES, "sport", "dport", "reply_sport", "reply_dport", "icmp_type", "icmp_code", "state", "replied",
+    *COUNTERS, "start", "end", "first_seen", "last_seen", "zone", "mark", "host", "flow", *OWN_NAMES, "peer_process",
 )  # fmt: skip
 
 
@@ -29,7 +41,7 @@ def known(option: str, name: str, names: Sequence[str]) -> str:
 
 def group_names(by: str) -> list[str]:
     """The columns of --group-by, each once. Raises ValueError as known() does."""
-    return list(dict.fromkeys(known("--group-by", name.strip(), GROUP_NAMES + SIDE_NAMES) for name in by.split(",")))
+    return list(dict.fromkeys(known("--group-by", name.strip(), SIDE_NAMES + GROUP_NAMES) for name in by.split(",")))
 
 
 def keys(name: str) -> tuple[str, ...]:
@@ -42,8 +54,11 @@ def shown(name: str) -> str:
     return f"address(family, {name}_hi, {name}_lo) AS {name}" if name in ADDRESSES else f'"{name}"'
 
 
-def order(sort: str | None, names: Sequence[str]) -> str:
-    """What stands behind ORDER BY for --sort, nothing if that was not given. Raises ValueError as known() does."""
+def order(sort: str | None, names: Sequence[str], keys: Callable[[str], tuple[str, ...]] = keys) -> str:
+    """What stands behind ORDER BY for --sort, nothing if that was not given. Raises ValueError as known() does.
+
+    keys   what a column is sorted by
+    """
     if sort is None:
         return ""
     name = known("--sort", sort.removeprefix("-"), names)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 __all__ = [
-    "ENDS", "OWNER_COLUMNS", "OWNER_KEYS", "OWNER_WORDS", "known_owners", "owner_json", "owner_number", "process_word",
-    "with_owners",
+    "ENDS", "OWNER_COLUMNS", "OWNER_KEYS", "OWNER_WORDS", "known_owners", "owner_json", "owner_number", "owner_value",
+    "process_word", "with_owners",
 ]  # fmt: skip
 
 # The ends of a flow, as raw columns have the numbers of their owners: its source, and its destination behind DNAT.
@@ -96,6 +96,14 @@ def process_word(end: str, pid: bool = False) -> str:
     """
     number = f", '[', {end}_pid, ']', CASE WHEN {end}_certainty <> '{EXACT}' THEN '?' ELSE '' END" if pid else ""
     return f"CASE WHEN {end}_kind = '{PROCESS}' THEN concat({end}_comm{number}) ELSE '(' || {end}_kind || ')' END"
+
+
+def owner_value(end: str, name: str) -> str:
+    """The expression for what is known of one end's owner: see choices.OWN_NAMES. Users without a name by number."""
+    if name in ("user", "login"):
+        number = {"user": "uid", "login": "loginuid"}[name]
+        return f"coalesce({end}_{name}, {end}_{number}::VARCHAR)"
+    return process_word(end) if name == "process" else f"{end}_{name}"
 
 
 # What the view `flows` has of owners on top of the columns of the files.

@@ -15,9 +15,9 @@ from conntracker.model import (
     protocol_name,
     unpack_addresses,
 )
-from conntracker.recording.choices import group_names, keys, known, limited, order, shown
+from conntracker.recording.choices import FLOW_NAMES, OWN_NAMES, group_names, keys, known, limited, order, shown
 from conntracker.recording.join import REQUESTS, matching, seen_inside
-from conntracker.recording.owned import ENDS, owner_number
+from conntracker.recording.owned import ENDS, owner_number, owner_value
 from conntracker.recording.senders import TIME_ORDER, owners_of_flows, sender_numbers, with_senders
 from conntracker.recording.views import VIEW_NAMES, condition
 
@@ -44,15 +44,22 @@ def flows_query(
     sort: str | None = None,
     limit: int | None = None,
 ) -> str:
-    """The query for columns of flows, sorted by a column (descending with '-' before it; addresses as numbers).
+    """The query for columns of flows, sorted by a column (descending with '-' before it; addresses as numbers; by what
+    is known of owners, that of the source first).
 
     `owner` and `peer_owner` among the columns are the numbers that ownertexts.owner_texts puts texts for.
     Raises ValueError for a column that is not there.
     """
     chosen = ", ".join(_chosen(name) for name in columns)
-    by = order(sort, VIEW_NAMES)
+    by = order(sort, FLOW_NAMES, _sorted_by)
     query = f"SELECT {chosen} FROM flows WHERE {condition(filter, since, until)}"  # noqa: S608
     return query + (f" ORDER BY {by}, flow" if by else "") + limited(limit)
+
+
+def _sorted_by(name: str) -> tuple[str, ...]:
+    if name == "process":
+        return "process", "peer_process"  # with pids
+    return tuple(owner_value(end, name) for end in ENDS) if name in OWN_NAMES else keys(name)
 
 
 def _chosen(name: str) -> str:

@@ -1,7 +1,8 @@
 """Sums over the sides of flows: which program, user, unit or container talks to whom.
 
 A flow counts for the owner of its source and for that of its destination, and once for an owner who has both. Ends that
-are not on this host are nobody's here; a flow with no owner here counts once, as forwarded or as not known.
+are not on this host are nobody's here; a flow with no owner here counts once, as forwarded or as not known. With
+conditions on owners, only ends whose owner meets them count.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from conntracker.owner import FORWARDED, KERNEL, PROCESS
 from conntracker.recording.choices import SIDE_NAMES, group_names, keys, limited, order, shown
-from conntracker.recording.owned import process_word
+from conntracker.recording.owned import owner_value, process_word
 from conntracker.recording.views import condition
 
 if TYPE_CHECKING:
@@ -77,25 +78,35 @@ def sides(
     sort: str | None = None,
     limit: int | None = None,
     most: int | None = None,
+    terse: bool = False,
 ) -> Iterator[Columns]:
     """Chunks of columns: those of `by`, `kind` (see Owner), the names of SUMS; most flows first if not sorted.
 
-    Where `by` has columns of owners only, there is `peers`, too: Peers of each row, at most `most` of them. Raises
-    ValueError for a column that is not there.
+    Where `by` has columns of owners only, there is `peers`, too: Peers of each row, at most `most` of them. Else there
+    is `role`: columns of flows do not tell at which end the owner is. Raises ValueError for a column that is not there.
+
+    terse   without `kind` where that was not asked for and all owners are processes
     """
-    names = group_names(by)
-    names += [] if "kind" in names else ["kind"]
-    with_peers = all(name in SIDE_NAMES for name in names)
+    asked = group_names(by)
+    with_peers = all(name in SIDE_NAMES for name in asked)
+    names = list(dict.fromkeys([*asked, *([] if with_peers else ["role"]), "kind"]))
     first = order(sort, (*names, *SUMS)) or "flows DESC, sent_bytes DESC NULLS LAST"
     by_keys = ", ".join(dict.fromkeys(key for name in names for key in _keys(name)))
     with ExitStack() as stack:
-        pairs = stack.enter_context(recording.kept(_pairs(names, condition(filter, since, until), with_peers)))
+        pairs = stack.enter_context(recording.kept(_pairs(names, filter, condition(filter, since, until), with_peers)))
         groups = stack.enter_context(recording.kept(_groups(pairs, by_keys, first, limit)))
         peers = _peers(recording, _peers_query(pairs, groups, by_keys, most)) if with_peers else None
+        if terse and "kind" not in asked and _all_processes(recording, groups):
+            names.remove("kind")
         chosen = ", ".join([*map(shown, names), *SUMS, "number"])
         for chunk in recording.chunks(f"SELECT {chosen} FROM {groups} ORDER BY number"):  # noqa: S608
             count = len(chunk.pop("number"))
             yield chunk if peers is None else chunk | _taken(peers, count)
+
+
+def _all_processes(recording: Recording, groups: str) -> bool:
+    others = f"SELECT 1 AS one FROM {groups} WHERE kind IS DISTINCT FROM '{PROCESS}' LIMIT 1"  # noqa: S608
+    return not any(True for _ in recording.chunks(others))
 
 
 def _keys(name: str) -> tuple[str, ...]:
@@ -107,12 +118,16 @@ def _here(end: str) -> str:
     return f"coalesce({end}_kind IN ('{PROCESS}', '{KERNEL}'), false)"
 
 
+def _counted(end: str, filter: Filter | None) -> str:
+    """Whether an end is of an owner here, and of one who is wanted."""
+    return _here(end) if filter is None else f"({_here(end)} AND coalesce({filter.owner_sql(end)}, false))"
+
+
 def _of_end(name: str, end: str) -> str:
     """The expression for a column of one end's owner."""
-    if name in ("user", "login"):
-        number = {"user": "uid", "login": "loginuid"}[name]
-        return f"coalesce({end}_{name}, {end}_{number}::VARCHAR)"
-    return {"process": process_word(end), "pid_start": f"{end}_start"}.get(name, f"{end}_{name}")
+    if name == "role":
+        return f"'{CLIENT if end == 'owner' else SERVER}'"
+    return owner_value(end, {"pid_start": "start"}.get(name, name))
 
 
 def _either(source: str, destination: str) -> str:
@@ -121,15 +136,13 @@ def _either(source: str, destination: str) -> str:
 
 def _side(name: str) -> str:
     """The expression for a column of a side's owner, or of a flow that nobody here owns."""
-    nobody = f"CASE WHEN '{FORWARDED}' IN (owner_kind, peer_owner_kind) THEN '{FORWARDED}' END"
-    source, destination = _of_end(name, "owner"), _of_end(name, "peer_owner")
-    if name in ("kind", "process"):
-        forwarded = nobody if name == "kind" else f"'(' || {nobody} || ')'"
-        source = f"CASE WHEN {_here('owner')} THEN {source} ELSE {forwarded} END"
-    return _either(source, destination)
+    forwarded = f"CASE WHEN '{FORWARDED}' IN (owner_kind, peer_owner_kind) THEN '{FORWARDED}' END"
+    nobody = {"kind": forwarded, "process": f"'(' || {forwarded} || ')'"}.get(name, "NULL")
+    source = f"CASE WHEN {_here('owner')} THEN {_of_end(name, 'owner')} ELSE {nobody} END"
+    return _either(source, _of_end(name, "peer_owner"))
 
 
-def _pairs(names: list[str], where: str, with_peers: bool) -> str:
+def _pairs(names: list[str], filter: Filter | None, where: str, with_peers: bool) -> str:
     """Sums for each distinct side, with peers for each that it talks to, from one pass over the flows."""
     owned = [key for name in names if name in SIDE_NAMES for key in _keys(name)]
     columns = [f"{_side(key.strip(chr(34)))} AS {key}" for key in owned]
@@ -137,7 +150,7 @@ def _pairs(names: list[str], where: str, with_peers: bool) -> str:
     if with_peers:
         process = [f"CASE WHEN {_here(end)} THEN {process_word(end)} END" for end in ("peer_owner", "owner")]
         columns += [
-            f"CASE WHEN peer THEN '{SERVER}' WHEN {_here('owner')} THEN '{CLIENT}' END AS role",
+            f'{_side("role")} AS "role"',
             "family",
             "proto",
             f"{_either('dst_hi', 'reply_dst_hi')} AS peer_hi",
@@ -156,12 +169,14 @@ def _pairs(names: list[str], where: str, with_peers: bool) -> str:
             ("sent_packets", "packets", "reply_packets"), ("received_packets", "reply_packets", "packets"),
         )
     )  # fmt: skip
+    source, destination = (_counted(end, filter) for end in ("owner", "peer_owner"))
+    nobody = f"NOT ({_here('owner')} OR {_here('peer_owner')})"
     return (
         f"SELECT {', '.join(dict.fromkeys(columns))}, count(*) AS pair_flows,"  # noqa: S608
-        f" count(*) FILTER (NOT peer OR NOT {_here('owner')} OR NOT ({same})) AS fresh, {counted},"
+        f" count(*) FILTER (NOT peer OR NOT {source} OR NOT ({same})) AS fresh, {counted},"
         " min(first_seen) AS first_seen, max(last_seen) AS last_seen"
         f" FROM flows, (VALUES (false), (true)) ends(peer) WHERE {where}"
-        f" AND CASE WHEN peer THEN {_here('peer_owner')} ELSE {_here('owner')} OR NOT {_here('peer_owner')} END"
+        f" AND CASE WHEN peer THEN {destination} ELSE {source} OR {nobody} END"
         " GROUP BY ALL"
     )
 
@@ -177,10 +192,10 @@ def _groups(pairs: str, by_keys: str, first: str, limit: int | None) -> str:
 def _peers_query(pairs: str, groups: str, by_keys: str, most: int | None) -> str:
     """A row for each peer, in the order of groups and in each by flows; all columns of Peer, and how many there are."""
     same = " AND ".join(f"g.{key} IS NOT DISTINCT FROM p.{key}" for key in by_keys.split(", "))
-    rank = "PARTITION BY number ORDER BY p.pair_flows DESC, role, family, peer_hi, peer_lo, port, proto, peer_process"
+    rank = "PARTITION BY number ORDER BY p.pair_flows DESC, p.role, family, peer_hi, peer_lo, port, proto, peer_process"
     few = "" if most is None else f" QUALIFY rank <= {int(most)}"
     return (
-        "SELECT number, count(*) OVER (PARTITION BY number) AS total, role,"  # noqa: S608
+        "SELECT number, count(*) OVER (PARTITION BY number) AS total, p.role,"  # noqa: S608
         " address(family, peer_hi, peer_lo) AS address, port, proto, peer_process, p.pair_flows,"
         f" row_number() OVER ({rank}) AS rank FROM {groups} g JOIN {pairs} p ON {same}{few} ORDER BY number, rank"
     )

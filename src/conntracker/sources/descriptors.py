@@ -52,13 +52,9 @@ class Having:
 
 
 class Descriptors:
-    """The descriptors of sockets of all processes, of those in threads with a table of their own not.
-
-    left   the inodes of sockets that a process was found not to have any more at the last look: when it had them
-    """
+    """The descriptors of sockets of all processes, of those in threads with a table of their own not."""
 
     def __init__(self) -> None:
-        self.left: dict[int, int] = {}
         self._blind = why_blind()
         self._processes: dict[int, Having] = {}
         self._havers: dict[int, list[Having]] = {}
@@ -105,7 +101,7 @@ class Descriptors:
         (inodes) may be. Returns the inodes of sockets that others have than before.
         """
         began, before = time.monotonic(), time.thread_time()
-        self._news, self.left = set(), {}
+        self._news = set()
         came = self._list(began)
         missing = {inode for inode in wanted if inode not in self._havers}
         if missing:
@@ -187,7 +183,6 @@ class Descriptors:
             havers.remove(one)
             if not havers:
                 del self._havers[inode]
-            self.left[inode] = max(one.time, self.left.get(inode, 0))
             self._news.add(inode)
         new = found.keys() - one.sockets.keys()
         if new and len(self._havers) + len(new) > MAX_DESCRIPTORS:

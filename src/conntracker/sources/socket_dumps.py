@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 from conntracker.sources.netns import SO_NETNS_COOKIE, Namespace
 from conntracker.wire import dumps, sockdiag
 
-__all__ = ["SocketDumps", "joined"]
+__all__ = ["Elsewhere", "SocketDumps", "joined", "namespaces"]
 
 _NETLINK_SOCK_DIAG = 4
 _DATAGRAM = 1 << 15  # the kernel's largest of a dump (netlink_dump, af_netlink.c)
 _TIMEOUT = 5.0  # seconds; the kernel answers from memory
+_MOST_NAMESPACES = 256
+_ANEW = 5.0  # seconds between two looks at which namespaces there are
 
 
 class SocketDumps:
@@ -45,6 +48,12 @@ class SocketDumps:
             for family in (socket.AF_INET, socket.AF_INET6)
         ]
         self._sequence = 0
+
+    def like(self, namespace: Namespace) -> SocketDumps:
+        """The same for another namespace, without asking for kinds that the kernel does not know. Raises OSError."""
+        other = SocketDumps(namespace)
+        other._kinds = list(self._kinds)
+        return other
 
     def read(self) -> NDArray[Any]:
         """Rows of SOCKETS, each socket once, by cookie. Raises OSError where the kernel refuses, DecodeError where its
@@ -81,6 +90,65 @@ class SocketDumps:
             if done and (number := sockdiag.error_of(words[end:])):
                 raise OSError(number, f"listing sockets: {os.strerror(number)}")
         return parts
+
+
+class Elsewhere:
+    """The sockets of all other network namespaces that a process is in. Takes CAP_SYS_ADMIN.
+
+    why   why they are not seen, or not all; None if they are
+    """
+
+    def __init__(self, own: SocketDumps) -> None:
+        self._own = own
+        self._dumps: dict[int, SocketDumps] = {}
+        self._looked = -_ANEW
+        self.why: str | None = None
+
+    def read(self) -> list[NDArray[Any]]:
+        """Rows of SOCKETS of each."""
+        if time.monotonic() - self._looked >= _ANEW:
+            self._look()
+        parts = []
+        for inode, one in list(self._dumps.items()):
+            try:
+                parts.append(one.read())
+            except OSError as error:
+                self.why = f"sockets of another network namespace: {error.strerror or error}"
+                self._dumps.pop(inode).close()
+        return parts
+
+    def _look(self) -> None:
+        there = namespaces()
+        for inode in self._dumps.keys() - there.keys():
+            self._dumps.pop(inode).close()
+        self.why = None
+        for inode in there.keys() - self._dumps.keys():
+            try:
+                with contextlib.closing(Namespace.find(there[inode])) as namespace:
+                    if namespace.cookie != self._own.netns:
+                        self._dumps[inode] = self._own.like(namespace)
+            except FileNotFoundError:
+                continue  # its process has ended
+            except (OSError, ValueError) as error:
+                self.why = f"sockets of other network namespaces: {getattr(error, 'strerror', None) or error}"
+        self._looked = time.monotonic()
+
+    def close(self) -> None:
+        """Gives the sockets back."""
+        for one in self._dumps.values():
+            one.close()
+        self._dumps.clear()
+
+
+def namespaces() -> dict[int, str]:
+    """A path to each network namespace that a process is in, by the namespace's inode."""
+    paths: dict[int, str] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and len(paths) < _MOST_NAMESPACES:
+            path = f"/proc/{name}/ns/net"
+            with contextlib.suppress(OSError):
+                paths.setdefault(os.stat(path).st_ino, path)
+    return paths
 
 
 def joined(parts: list[NDArray[Any]], dtype: np.dtype[np.void]) -> NDArray[Any]:

@@ -1,8 +1,7 @@
 """Owners without BPF: the sockets that are ends of flows, polled, and the processes that have them.
 
-Those of one network namespace are listed with sock_diag(7), those of others are found with their processes. What lives
-shorter than the time between two polls is not seen. Needs no rights for the former, and CAP_SYS_PTRACE to see which
-sockets other users' processes have.
+They are listed with sock_diag(7). What lives shorter than the time between two polls is not seen. Takes CAP_SYS_ADMIN
+to list those of other network namespaces, and CAP_SYS_PTRACE to see which sockets other users' processes have.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from numpy.typing import NDArray
 from conntracker import clock, owner
 from conntracker.sources.descriptors import Descriptors
 from conntracker.sources.netns import Namespace
-from conntracker.sources.socket_dumps import SocketDumps, joined
-from conntracker.sources.unlisted import Unlisted
+from conntracker.sources.socket_dumps import Elsewhere, SocketDumps, joined
 from conntracker.wire import sockdiag
 from conntracker.wire.sides import SIDES, mapped
 
@@ -48,7 +46,7 @@ class SocketTable:
         """Those of the calling thread's namespace are listed, or of another one's. Raises OSError."""
         self._dumps = SocketDumps(namespace)
         self._descriptors = Descriptors()
-        self._unlisted = Unlisted(self._dumps.netns)
+        self._elsewhere = Elsewhere(self._dumps)
         self._rows = np.zeros(0, sockdiag.SOCKETS)  # by cookie
         self._who = np.zeros(0, _WHO)
         self._polled = 0
@@ -57,7 +55,7 @@ class SocketTable:
     @property
     def missing(self) -> str | None:
         """Why some processes' sockets may not be found; None if all are."""
-        return self._descriptors.why or self._unlisted.why
+        return self._descriptors.why or self._elsewhere.why
 
     @property
     def interval(self) -> float:
@@ -77,20 +75,17 @@ class SocketTable:
         now, began = clock.now(), time.thread_time()
         rows = self._listed()
         self._took = time.thread_time() - began
-        news = self._look(rows)
-        others = self._unlisted.update(self._descriptors, news, rows["inode"])
-        if len(others):
-            rows = joined([rows, others], sockdiag.SOCKETS)
-            rows = rows[np.unique(rows["cookie"], return_index=True)[1]]  # those of the dump first
-        return self._differ(rows, news, now)
+        return self._differ(rows, self._look(rows), now)
 
     def close(self) -> None:
         """Gives the socket back."""
+        self._elsewhere.close()
         self._dumps.close()
 
     def _listed(self) -> NDArray[Any]:
         """The dump, with the inodes that closed sockets had, and without sockets that nobody accepted yet."""
-        rows = self._dumps.read()
+        rows = joined([self._dumps.read(), *self._elsewhere.read()], sockdiag.SOCKETS)
+        rows = rows[np.unique(rows["cookie"], return_index=True)[1]]
         at, known = _find(self._rows["cookie"], rows["cookie"])
         closed = (rows["inode"] == 0) & known
         rows["inode"][closed] = self._rows["inode"][at[closed]]
@@ -118,7 +113,7 @@ class SocketTable:
             changed[known] = (_bytes(rows[known]) != _bytes(self._rows[at[known]])).any(axis=1)
         ended = np.ones(len(self._rows), bool)
         ended[at[known & ~changed]] = False
-        gone = _sides(self._rows[ended], self._who[ended], self._last_seen(self._rows[ended]))
+        gone = _sides(self._rows[ended], self._who[ended], self._polled - _CAUTION)
         who["first"][changed] = now + _CAUTION
         self._rows, self._who, self._polled = rows, who, now
         asked = ~known
@@ -140,14 +135,6 @@ class SocketTable:
         who["pid"], who["uid"], who["comm"] = holder.pid, holder.uid, holder.comm
         who["certainty"], who["time"] = certainty, when
         return True
-
-    def _last_seen(self, rows: NDArray[Any]) -> NDArray[np.int64]:
-        """Until when sockets that are gone were seen: those listed by the poll before, others with their process."""
-        left = self._descriptors.left
-        last = np.full(len(rows), self._polled, np.int64)
-        for i in np.flatnonzero(rows["netns"] != self._dumps.netns).tolist():
-            last[i] = left.get(int(rows["inode"][i]), self._polled)
-        return last - _CAUTION
 
 
 def _sides(rows: NDArray[Any], who: NDArray[Any], last: NDArray[np.int64] | int) -> NDArray[Any]:

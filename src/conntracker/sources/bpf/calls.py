@@ -12,6 +12,7 @@ import errno
 import os
 import platform
 import struct
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class BpfError(OSError):
 def _bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
     """The result, and the attributes as the kernel left them. Raises OSError."""
     number = _NUMBERS.get(platform.machine())
-    if number is None:
+    if number is None or sys.maxsize < 1 << 32 or sys.byteorder != "little":
         raise BpfError(errno.ENOSYS, f"the BPF programs are not made for {platform.machine()}")
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     result = _libc.syscall(ctypes.c_long(number), ctypes.c_int(command), buffer, ctypes.c_uint(len(attributes)))

@@ -195,11 +195,11 @@ static inline struct memory *remember(struct bpf_sock *sk, void *ctx, __u32 how)
 
 	if (!memory)
 		return 0;
-	if (!memory->cookie) {
+	if (!memory->cookie)
 		memory->cookie = bpf_get_socket_cookie(ctx);
+	if (!memory->key.netns)
 		memory->key.netns = bpf_get_netns_cookie(ctx);
-	}
-	if (memory->owner.pid != current())
+	if (how == CONNECT || memory->owner.pid != current()) /* its program may be another one now */
 		fill(&memory->owner);
 	else
 		memory->owner.uid = bpf_get_current_uid_gid(); /* servers give up root after they have bound */
@@ -235,7 +235,6 @@ static inline int connects(struct bpf_sock_addr *ctx)
 	if (memory) {
 		memory->settled = 0;
 		memory->flags = 0;
-		memory->owner.time = bpf_ktime_get_boot_ns();
 	}
 	return 1;
 }
@@ -336,7 +335,7 @@ static inline int accepts(struct bpf_sock_addr *ctx)
 	memory = bpf_sk_storage_get(&ct_memory, sk, 0, BPF_SK_STORAGE_GET_F_CREATE); /* the listener may be older than we */
 	if (!memory || memory->how == CONNECT || memory->how == ACCEPT || is_self(pid))
 		return 1;
-	if (!memory->cookie)
+	if (!memory->key.netns)
 		memory->key.netns = bpf_get_netns_cookie(ctx);
 	memory->cookie = bpf_get_socket_cookie(ctx);
 	fill(&memory->owner);
@@ -523,8 +522,10 @@ static inline int packet(struct __sk_buff *skb, __u32 direction)
 	}
 	if (!memory) { /* older than us, or the kernel's */
 		memory = bpf_sk_storage_get(&ct_memory, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-		if (!memory)
+		if (!memory) {
+			count(LOST);
 			return 1;
+		}
 	}
 	cookie = bpf_get_socket_cookie(skb);
 	now = bpf_ktime_get_boot_ns();
