@@ -15,7 +15,7 @@ LAYERS = (
     {"wire", "rules", "sorting", "index"},
     {"sources", "assembly"},
     {"filters", "flows", "traces"},
-    {"owners", "ownerwatch"},
+    {"owners", "ownernumbers", "ownerwatch"},
     {"owning"},
     {"recording"},
     {"answers", "restore"},

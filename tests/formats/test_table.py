@@ -25,6 +25,14 @@ def test_human_bytes(number: int, text: str) -> None:
     assert human_bytes(number) == text
 
 
+def test_containers() -> None:
+    """Of a container's id 12 digits are shown, of a name all, and of other columns anything."""
+    name, digits = "web-" + "f" * 60, "0123456789ab" + "f" * 52
+    columns = {"container": np.array([digits, name, None], object), "user": np.array([digits] * 3, object)}
+    assert [line.split()[0] for line in table_lines([columns])] == ["container", "0123456789ab", name, "-"]
+    assert "".join(table_lines([columns])).count(digits) == 3
+
+
 def test_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """Text stands left, numbers right, times are local, '-' is not known."""
     monkeypatch.setenv("TZ", "UTC-2")

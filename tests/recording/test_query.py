@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from conntracker.filters import Filter
 from conntracker.model import IPS_SEEN_REPLY, UNKNOWN
+from conntracker.recording.choices import FLOW_NAMES
 from conntracker.recording.query import flows_query, groups_query, log_directions
 from conntracker.recording.reader import open_recording
 from conntracker.recording.schema import MACROS
 from conntracker.recording.writer import RecordingWriter
 from support.columns import MINUTE, NOON
+from support.owners import owned
 from support.traces import icmp, row, tcp
 from support.traces import record as traced
 
@@ -101,6 +103,28 @@ def test_sort_addresses_by_number(record: Make, flows: Make) -> None:
     assert answer(path, flows_query(["src"], sort="-src")) == expected[::-1]
 
 
+@pytest.mark.parametrize(
+    ("sort", "expected"),
+    [
+        ("user", [8, 0, 1, 2, 3, 4, 5, 6, 7]),
+        ("-user", [0, 1, 2, 8, 3, 4, 5, 6, 7]),
+        ("unit", [8, 0, 1, 2, 3, 4, 5, 6, 7]),
+        ("-pid", [0, 1, 2, 8, 3, 4, 5, 6, 7]),
+        ("peer_process", [6, 5, 0, 3, 4, 8, 1, 2, 7]),
+    ],
+)
+def test_sort_by_owners(tmp_path: Path, sort: str, expected: list[int]) -> None:
+    """By what is known of owners flows sort by the owner of their source, then by that of their destination."""
+    order = [flow for (flow,) in answer(owned(tmp_path / "rec"), flows_query(["flow"], sort=sort))]
+    assert order == expected
+
+
+@pytest.mark.parametrize("name", FLOW_NAMES)
+def test_sort_by_any(tmp_path: Path, name: str) -> None:
+    """Flows can be sorted by each column that is named to people, owners or not."""
+    assert len(answer(owned(tmp_path / "rec"), flows_query(["flow"], sort=f"-{name}"))) == 9
+
+
 def test_sort_unknown_last(record: Make, flows: Make) -> None:
     """What was never counted comes last, in either direction."""
     path = record(flows({"bytes": 5}, {"bytes": UNKNOWN}, {"bytes": 7}))
@@ -133,9 +157,9 @@ def test_groups(record: Make, flows: Make) -> None:
 @pytest.mark.parametrize("name", ["nope", "", "src; DROP TABLE flows", 'src"', "bytes", "src_lo"])
 def test_only_known_columns(name: str) -> None:
     """Only names of columns reach SQL; any other is named, with those that are known."""
-    with pytest.raises(ValueError, match=r"--group-by: no column .*; there are: proto, family"):
+    with pytest.raises(ValueError, match=r"--group-by: no column .*; there are: process, user"):
         groups_query(f"proto,{name}")
-    if name not in ("bytes", "src_lo"):
+    if name != "bytes":
         with pytest.raises(ValueError, match="--sort: no column"):
             flows_query(["src"], sort=name)
 

@@ -101,8 +101,8 @@ def test_roles_beside_columns_of_flows(tmp_path: Path) -> None:
     """A flow's source does not tell whose it is: `role` says whether the owner has that end or the other."""
     got = rows(owned(tmp_path / "rec", ROWS[:4]), "src,process", sort="src")
     assert [(row["src"], row["process"], row["role"], row["flows"]) for row in got] == [
-        ("10.0.0.1", "curl", "client", 2), ("10.0.0.5", "nginx", "server", 1), ("127.0.0.1", "nginx", "server", 1),
-        ("127.0.0.1", "curl", "client", 1),
+        ("10.0.0.1", "curl", "client", 2), ("10.0.0.5", "nginx", "server", 1), ("127.0.0.1", "curl", "client", 1),
+        ("127.0.0.1", "nginx", "server", 1),
     ]  # fmt: skip
     assert "role" not in rows(tmp_path / "rec", "process")[0]
 
@@ -138,7 +138,9 @@ def test_a_flow_counts_where_only_its_destination_is_wanted(tmp_path: Path) -> N
         assert (row["flows"], row["sent_bytes"]) == (1, sent)
 
 
-@pytest.mark.parametrize(("process", "by", "there"), [("curl", "user", False), (None, "user", True), ("curl", "kind", True)])
+@pytest.mark.parametrize(
+    ("process", "by", "there"), [("curl", "user", False), (None, "user", True), ("curl", "kind", True)]
+)
 def test_terse(tmp_path: Path, process: str | None, by: str, there: bool) -> None:
     """`terse` leaves out the kind where all owners are processes and nobody asked."""
     for row in rows(owned(tmp_path / "rec"), by, filter=Filter.parse(process=process), terse=True):
