@@ -248,7 +248,7 @@ def long(where: Place, connections: int) -> list[common.Claim]:
     with OwnerWatch(where.space, OwnerOptions(f"/proc/self/fd/{where.cgroup}"), print) as watch:
         held = watch._bpf
         assert held is not None
-        sides = Sides(where.space.cookie, watch.variant)
+        sides = Sides(where.space.cookie, watch.numbers.variant)
         idle = _idle(watch, sides)
         for number in range(10):
             before = time.process_time()

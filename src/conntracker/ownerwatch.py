@@ -61,11 +61,11 @@ class OwnerOptions:
 
 
 class _Unsure(NamedTuple):
-    """A socket whose process was not seen using it: whether nobody is known to have it, and since when that is so
+    """A socket whose process was not seen using it: who may have it (0: nobody is known), and since when that is so
     (time.monotonic).
     """
 
-    nobody: bool
+    pid: int
     since: float
 
 
@@ -309,7 +309,7 @@ class OwnerWatch:
         unsure = is_open & (doubtful | (rows["pid"] == 0))
         for cookie, pid in zip(*(rows[name][unsure].tolist() for name in ("cookie", "pid")), strict=True):
             if len(self._uncertain) < _MOST_UNCERTAIN:
-                self._uncertain[cookie] = _Unsure(pid == 0, since)
+                self._uncertain[cookie] = _Unsure(pid, since)
         if self._uncertain:
             for cookie in rows["cookie"][~unsure].tolist():
                 self._uncertain.pop(cookie, None)
@@ -322,17 +322,19 @@ class OwnerWatch:
         self._refined = began + max(_REFINED, _REFINES * took)
         cookies = np.array(list(self._uncertain), np.uint64)
         mine = found.sides[np.isin(found.sides["cookie"], cookies) & (found.sides["certainty"] == _HOLDER)]
+        named = [self._uncertain[cookie].pid for cookie in mine["cookie"].tolist()]
+        mine = mine[mine["pid"] != np.array(named, np.uint32)]
         self._tell(mine, self.numbers.of_rows(mine, mine["method"], mine["certainty"]))
         if self.whole and found.why is None:
             rows = np.zeros(len(found.kernels), SIDES)
             rows["cookie"] = found.kernels
-            rows = rows[np.isin(found.kernels, [cookie for cookie, one in self._uncertain.items() if one.nobody])]
+            rows = rows[np.isin(found.kernels, [cookie for cookie, one in self._uncertain.items() if not one.pid])]
             self._tell(rows, np.full(len(rows), KERNEL, np.uint32))
         there = set(found.cookies.tolist())
         self._uncertain = {
             cookie: one
             for cookie, one in self._uncertain.items()
-            if one.nobody and (cookie in there or began < one.since)
+            if not one.pid and (cookie in there or began < one.since)
         }
         if found.why is None:
             with self._lock:

@@ -81,18 +81,6 @@ def test_for_a_moment(calm: Descriptors) -> None:
         assert holder.pid == os.getpid()
 
 
-def test_left(calm: Descriptors) -> None:
-    """Of a socket that is closed is told when its process was seen with it last."""
-    with socket.socket() as sock:
-        number, before = inode(sock), now()
-        calm.look([number])
-        seen = now()
-    while number not in calm.look([1]):  # of which there is none: everybody is looked into
-        time.sleep(0.01)
-    assert before <= calm.left[number] <= seen
-    assert calm.of(number) == []
-
-
 def test_costs_little_when_idle(calm: Descriptors) -> None:
     """Without a reason few processes are looked into at a time, and everyone in his turn."""
     begun = time.monotonic()

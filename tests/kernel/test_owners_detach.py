@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -120,7 +119,7 @@ def test_programs_go_where_the_cgroup_went(host: Namespace, tmp_path: Path) -> N
 
 @pytest.mark.needs("nft")
 def test_on_the_whole_host(host: Namespace, tmp_path: Path) -> None:
-    """On the root of cgroup2 the same; there a refusal is the kernel's, if all processes could be looked into."""
+    """On the root of cgroup2 the same; of a connection that is refused, nobody is named as the one who refused it."""
     run = Run(host, tmp_path / "recording", None)
     try:
         objects = objects_of(run)
@@ -133,5 +132,4 @@ def test_on_the_whole_host(host: Namespace, tmp_path: Path) -> None:
     answers = [(flow.answers["client"], flow.answers["server"]) for flow in run.flows() if flow.proto in (6, 17)]
     assert len(answers) == 10, run.said
     assert {client.pids for client, _ in answers} == {(os.getpid(),)}
-    blind = any(re.search("not all .* could be looked at|cannot be seen", line) for line in run.said)
-    assert {server.kind for _, server in answers} == {None if blind else "kernel"}, run.said
+    assert {server.kind for _, server in answers} == {None}, run.said

@@ -61,7 +61,5 @@ def test_exact(played: Played, name: str, least: float) -> None:
 
 
 def test_fallback_is_no_worse_than_ss(played: Played) -> None:
-    """Without BPF, in the captured namespace, at least as many ends are right as in `ss -tunpa`, polled each half a second;
-    others it may not enter without CAP_SYS_ADMIN.
-    """
+    """Without BPF at least as many ends of the captured namespace are right as in `ss -tunpa`, polled twice a second."""
     assert played.share("fallback", "host") >= played.share("ss", "host"), other(played, "fallback", *VERDICTS[1:])
