@@ -78,9 +78,8 @@ def judge(played: Played) -> int:
         for name, least in LEAST.items()
     ]
     claims += [common.Claim(f"{name}: ends with a wrong process", played.counts(name)[WRONG], 0) for name in VARIANTS]
-    claims.append(
-        common.Claim("fallback: exact ends fewer than ss, percent", 100 * (share["ss"] - share["fallback"]), 0)
-    )
+    fewer = 100 * (played.share("ss", "host") - played.share("fallback", "host"))
+    claims.append(common.Claim("fallback: exact ends of the captured namespace fewer than ss, percent", fewer, 0))
     return common.judge(claims)
 
 

@@ -61,5 +61,5 @@ def test_exact(played: Played, name: str, least: float) -> None:
 
 
 def test_fallback_is_no_worse_than_ss(played: Played) -> None:
-    """Without BPF at least as many ends of the captured namespace are right as in `ss -tunpa`, polled twice a second."""
+    """Without BPF as many ends of the captured namespace are right as in `ss -tunpa`, polled twice a second."""
     assert played.share("fallback", "host") >= played.share("ss", "host"), other(played, "fallback", *VERDICTS[1:])

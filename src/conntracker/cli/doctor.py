@@ -204,7 +204,7 @@ def _owners() -> Iterator[Finding]:
 
     polled = (
         f"-b lists sockets every {INTERVAL:g}s instead: connections that live shorter, the worker behind a socket that"
-        " several processes share, ping, and sockets of other network namespaces have no owner then"
+        " several processes share, and ping have no owner then"
     )
     try:
         root = open_root()

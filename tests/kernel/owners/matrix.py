@@ -48,8 +48,8 @@ class Played:
         return Counter(one.value for one in self.verdicts[name] if case in (None, one.end.case))
 
     def share(self, name: str, place: str | None = None) -> float:
-        """How much of the ends, of a network namespace or of all, is exact. Who watches one cgroup alone cannot know that
-        an end of which he knows nothing is the kernel's: where nothing is said of those they do not count.
+        """How much of the ends, of a network namespace or of all, is exact. Who watches one cgroup alone cannot know
+        that an end of which he knows nothing is the kernel's: where nothing is said of those they do not count.
         """
         chosen = [one for one in self.verdicts[name] if place in (None, one.end.place)]
         counts = Counter(one.value for one in chosen if one.end.pid != KERNEL or one.value != NONE)
