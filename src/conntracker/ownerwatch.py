@@ -238,7 +238,7 @@ class OwnerWatch:
             self._processes.take()
             if said or time.monotonic() >= due:
                 due = time.monotonic() + self._period()
-                self._look(bool(said))
+                self._try_to_look(bool(said))
             if b"s" in said:
                 self._settled.set()
             if b"x" in said:
@@ -279,6 +279,8 @@ class OwnerWatch:
                 numbers = self.numbers.of_rows(used, np.full(len(used), _BY_BPF), certainty)
                 with self._lock:
                     self._users = [*self._users[-_MOST_USERS:], (used, numbers)]
+        if not self._known_pids:
+            return
         moment = time.monotonic()
         oldest = next(iter(self._uncertain.values())).since if self._uncertain else moment
         if (

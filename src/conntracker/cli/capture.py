@@ -185,7 +185,8 @@ def _capture(args: Namespace, output: Output, notice: Callable[[str], None], rea
             Keeper(recording, int(args.flush * 1e6), args.max_flows, notice, flows.entries(), args.everything)
         )  # fmt: skip
         if args.owners:
-            keeper.owning = stack.enter_context(_owning(args, flows, notice))
+            keeper.owning = _owning(args, flows, notice, stack)
+        if keeper.owning is not None:
             keeper.note_owners(keeper.owning.facts())
         traced = _tracing(args, flows, keeper, notice, stack) if args.trace else None
         notice("capturing; Ctrl-C ends it" if not args.daemon else "capturing; SIGTERM ends it")
@@ -222,12 +223,19 @@ def _tracing(
     return Tracing(tracer, keeper, options, filter_of(args), args.everything, notice, flows.tracking.own)
 
 
-def _owning(args: Namespace, flows: Capture, notice: Callable[[str], None]) -> Owning:
+def _owning(
+    args: Namespace, flows: Capture, notice: Callable[[str], None], stack: contextlib.ExitStack
+) -> Owning | None:
+    """Looks for owners from now on; where that cannot be done, flows are logged without."""
     from conntracker.ownerwatch import OwnerOptions
     from conntracker.owning import Owning
 
     options = OwnerOptions(args.cgroup, not args.no_cmdline)
-    return Owning(flows.namespace, options, lambda: flows.lag, notice)
+    try:
+        return stack.enter_context(Owning(flows.namespace, options, lambda: flows.lag, notice))
+    except OSError as error:
+        notice(f"no owners: {error.strerror or error}")
+        return None
 
 
 def _close(recording: RecordingWriter, notice: Callable[[str], None]) -> None:
