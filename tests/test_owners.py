@@ -194,8 +194,10 @@ CASES: list[tuple[str, list[Side], Flow, tuple[int, int]]] = [
      (NOBODY, NOBODY)),
     ("not TCP: it has a socket each", [Side(ANY4, 443, "", 0, 8)], FLOW, (NOBODY, NOBODY)),
     ("all addresses, IPv6", [Side("::", 2, "", 0, 8, UDP)], Flow("fd00::1", 1, "fd00::2", 2, UDP), (NOBODY, 8)),
-    ("told by its call, of a socket that is bound to no address", [Side(A, 4000, B, 443, 7, UDP),
-     Side(ANY4, 4000, B, 443, 9, UDP, wild=ANY_LOCAL | FIXED)], DATAGRAMS, (9, NOBODY)),
+    ("told by its call, of a socket that is bound to no address", [Side(A, 4000, B, 443, 7, UDP, cookie=5),
+     Side(ANY4, 4000, B, 443, 9, UDP, cookie=5, wild=ANY_LOCAL | FIXED)], DATAGRAMS, (9, NOBODY)),
+    ("told by its call, of another socket than the one with that address", [Side(A, 4000, B, 443, 7, UDP, cookie=6),
+     Side(ANY4, 4000, B, 443, 9, UDP, cookie=5, wild=ANY_LOCAL | FIXED)], DATAGRAMS, (7, NOBODY)),
     # Echo requests.
     ("who asks for an echo", [Side(A, 77, OUTSIDE, 0, 7, ICMP)],
      Flow(A, 77, OUTSIDE, 8 << 8, ICMP, (OUTSIDE, 77, A, 0)), (7, NOBODY)),

@@ -18,6 +18,7 @@ from conntracker.wire.sides import CLOSER
 __all__ = ["FORWARDED", "KERNEL", "NOBODY", "OwnerNumbers"]
 
 NOBODY, KERNEL, FORWARDED = 0, 1, 2  # numbers that always are
+_LATEST = 10_000
 
 
 class OwnerNumbers:
@@ -95,10 +96,10 @@ class OwnerNumbers:
                 return number
             return self._intern(replace(owner, certainty=SHARED) if netns is None else replace(owner, netns=netns))
 
-    def forget(self, keep: set[int]) -> None:
-        """Drops the owners whose numbers are not among those to keep."""
+    def forget(self, keep: set[int], latest: int = _LATEST) -> None:
+        """Drops the owners whose numbers are not among those to keep, but for the latest, which may be on their way."""
         with self._lock:
-            keep = keep | {KERNEL, FORWARDED}
+            keep = keep | {KERNEL, FORWARDED, *range(max(0, self._next - latest), self._next)}
             self.owners = {number: owner for number, owner in self.owners.items() if number in keep}
             self._numbers = {key: number for key, number in self._numbers.items() if number in keep}
             self._strangers.clear()

@@ -116,8 +116,9 @@ class Sides:
             return
         parts, self._pending = [self._sides, *self._pending], []
         sides = {name: np.concatenate([part[name] for part in parts]) for name in self._sides}
-        # A side is a socket's, in a namespace, with these ends; a stable sort keeps the order of arrival.
-        one = sides["hash"] ^ sides["cookie"] * self._factors[5] ^ sides["netns"] * self._factors[6]
+        # A side is a socket's with these ends; a stable sort keeps the order of arrival.
+        where = np.where(sides["cookie"] == 0, sides["netns"], np.uint64(0))
+        one = sides["hash"] ^ sides["cookie"] * self._factors[5] ^ where * self._factors[6]
         order = np.argsort(one, kind="stable")
         one = one[order]
         starts = np.flatnonzero(np.append(True, one[1:] != one[:-1]))
@@ -131,8 +132,17 @@ class Sides:
         self._sides = {name: column[lasts[by_hash]] for name, column in sides.items()}
         self._sides |= {name: sides[name][named[by_hash]] for name in ("number", "pid")}
         self._sides["first"] = first[by_hash]
+        self._sides["netns"] = np.maximum.reduceat(sides["netns"][order], starts)[by_hash]
+        self._share(sides["pid"][order], sides["wild"][order] & FIXED != 0, starts, by_hash)
         self._told = bool((self._sides["wild"] & (ANY_LOCAL | ANY_REMOTE) == ANY_LOCAL).any())
         self._close()
+
+    def _share(self, pids: U32, told: Mask, starts: Rows, by_hash: Rows) -> None:
+        """Sides of which several processes told, each for datagrams of its own, are theirs together."""
+        least = np.minimum.reduceat(np.where(told, pids, np.uint32(0xFFFFFFFF)), starts)
+        most = np.maximum.reduceat(np.where(told, pids, np.uint32(0)), starts)
+        for at in np.flatnonzero((least < most)[by_hash]).tolist():
+            self._sides["number"][at] = self._variant(int(self._sides["number"][at]), None)
 
     def _close(self) -> None:
         """A datagram socket that was closed has no open sides, whichever of its peers that was told of. Who is known to
@@ -259,13 +269,14 @@ class Sides:
         if not self._told:
             return
         datagrams = np.flatnonzero((ends.proto != TCP) & ~_is_icmp(ends.proto))
-        some = ends.take(datagrams)
-        zero = np.zeros(len(datagrams), np.uint64)
+        some, part = ends.take(datagrams), _take(end, datagrams)
+        zero, everywhere = np.zeros(len(datagrams), np.uint64), np.ones(len(datagrams), np.bool_)
         low = np.full(len(zero), 0xFFFF << 32 if ends.version == 4 else 0, np.uint64)
-        part = _take(end, datagrams)
         unbound = _End((zero, low, part.words[2], part.words[3]), part.ports, part.proto)
-        told = self._look(unbound, some, np.ones(len(zero), np.bool_), True, late)
-        numbers[datagrams] = np.where(told != NOBODY, told, numbers[datagrams])
+        told, known = (self._best(one, some, everywhere, True, late)[0] for one in (unbound, part))
+        cookies = self._sides["cookie"]
+        same = (told >= 0) & ((known < 0) | (cookies[told] == cookies[known]))
+        numbers[datagrams[same]] = self._look(unbound, some, same, True, late)[same]
 
     def _find_wild(self, end: _End, ends: Ends, late: int) -> U32:
         """Sockets that take packets from anywhere: bound to the address, or to all addresses."""
@@ -291,17 +302,32 @@ class Sides:
         return numbers
 
     def _look(self, end: _End, ends: Ends, which: Mask, own: bool, late: int, alone: bool = False) -> U32:
-        """The sides of these ends whose time meets the flow's; of several the latest, if that cannot be wrong.
+        """The owners of the sides that `_best` finds."""
+        sides = self._sides
+        numbers = np.zeros(len(which), np.uint32)
+        best, doubt, shared = self._best(end, ends, which, own, late, alone)
+        found = best >= 0
+        numbers[found] = sides["number"][best[found]]
+        for i in np.flatnonzero(shared).tolist():
+            numbers[i] = self._variant(int(numbers[i]), None)
+        if doubt.any():
+            self._settle(numbers, np.flatnonzero(doubt), self._hash(end), ends, own and not alone, late)
+        return numbers
+
+    def _best(
+        self, end: _End, ends: Ends, which: Mask, own: bool, late: int, alone: bool = False
+    ) -> tuple[Rows, Mask, Mask]:
+        """(best, doubt, shared): sides of these ends whose time meets the flow's, the latest of several, -1 for none;
+        where that may be wrong; where other processes had the ends before, in the same flow.
 
         own     whether to look in the flows' own namespace, or in the others
         alone   whether several that are equal in all that is known leave it open who it is: sockets that share a port
         """
         sides = self._sides
-        numbers = np.zeros(len(which), np.uint32)
         hashes = self._hash(end)
         low, high = (np.searchsorted(sides["hash"], hashes, side) for side in ("left", "right"))
-        best = np.full(len(numbers), -1, np.intp)
-        doubt, shared = np.zeros(len(numbers), np.bool_), np.zeros(len(numbers), np.bool_)
+        best = np.full(len(which), -1, np.intp)
+        doubt, shared = np.zeros(len(which), np.bool_), np.zeros(len(which), np.bool_)
         left = np.flatnonzero((high > low) & which)
         for depth in range(_DEPTH):
             left = left[high[left] - depth > low[left]]
@@ -319,13 +345,7 @@ class Sides:
             doubt[left[other & doubtful]] = True
             shared[left[other & ~doubtful]] = True
             best[left[fits & ~some]] = at[fits & ~some]
-        found = best >= 0
-        numbers[found] = sides["number"][best[found]]
-        for i in np.flatnonzero(shared).tolist():
-            numbers[i] = self._variant(int(numbers[i]), None)
-        if doubt.any():
-            self._settle(numbers, np.flatnonzero(doubt), hashes, ends, own and not alone, late)
-        return numbers
+        return best, doubt, shared
 
     def _settle(self, numbers: U32, doubtful: Rows, hashes: U64, ends: Ends, ordered: bool, late: int) -> None:
         """Flows of the same ends that followed each other so quickly that their times do not tell their sides apart:

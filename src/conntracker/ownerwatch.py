@@ -29,7 +29,7 @@ from conntracker.sources.netns import Namespace
 from conntracker.sources.processes import Processes
 from conntracker.sources.sockets import INTERVAL, SocketTable
 from conntracker.wire.ownership import USERS
-from conntracker.wire.sides import SIDES
+from conntracker.wire.sides import CLOSER, SIDES
 
 __all__ = ["OwnerOptions", "OwnerWatch"]
 
@@ -79,6 +79,7 @@ class OwnerWatch:
     method      owner.BPF or owner.SOCK_DIAG
     whole       whether a socket that is not known of cannot be a process's
     lost        rows that were lost, in the kernel or here
+    ended       when watching broke off, microseconds since the epoch; None if it did not
     """
 
     def __init__(self, namespace: Namespace, options: OwnerOptions, notice: Callable[[str], None]) -> None:
@@ -90,10 +91,13 @@ class OwnerWatch:
         self._turn = self._waiting = self._given_up = 0
         self._open_now: tuple[NDArray[np.uint64], int] | None = None
         self._open_before: dict[int, Any] = {}  # SIDES rows by cookie
+        self._netns_of: dict[int, int] = {}  # of all sockets that were open before, accepted or not
         self._uncertain: dict[int, _Unsure] = {}  # open sockets, by their cookies
+        self._ownerless: set[int] = set()  # cookies of sockets that no process had when that was looked at last
         self._refined = time.monotonic()
         self._failed: Exception | None = None
         self._failing = False
+        self.ended: int | None = None
         self.whole, self.lost, self.restricted = False, 0, options.cgroup is not None
         self._stack = contextlib.ExitStack()
         try:
@@ -163,6 +167,8 @@ class OwnerWatch:
             self._notice("owners: in another pid namespace: process ids are the host's, and only names are known")
         sides = found.sides if self._known_pids else found.sides[:0]
         self._open_before = {int(row["cookie"]): row for row in sides[:_MOST_OPEN]}
+        self._netns_of = dict(zip(found.cookies[:_MOST_OPEN].tolist(), found.netns[:_MOST_OPEN].tolist(), strict=True))
+        self._ownerless = set(found.kernels.tolist())
         self._keep(sides)
 
     def _take_inventory(self) -> Inventory:
@@ -170,7 +176,7 @@ class OwnerWatch:
             return take_inventory(self._namespace)
         except OSError as error:
             nothing = np.zeros(0, np.uint64)
-            return Inventory(np.zeros(0, SIDES), nothing, nothing, error.strerror or str(error))
+            return Inventory(np.zeros(0, SIDES), nothing, nothing, nothing, False, error.strerror or str(error))
 
     # --- for the capture's thread ------------------------------------------------------------------------------
 
@@ -225,7 +231,7 @@ class OwnerWatch:
         try:
             self._loop()
         except Exception as error:  # the capture goes on without; `take` says it
-            self._failed = error
+            self._failed, self.ended = error, now()
 
     def _loop(self) -> None:
         due = time.monotonic() + self._period()
@@ -235,10 +241,10 @@ class OwnerWatch:
         while True:
             ready = {fd for fd, _ in waiting.poll(max(0.0, due - time.monotonic()) * 1000)}
             said = os.read(self._wake_read, 64) if self._wake_read in ready else b""
-            self._processes.take()
+            self._try(self._processes.take)
             if said or time.monotonic() >= due:
                 due = time.monotonic() + self._period()
-                self._try_to_look(bool(said))
+                self._try(self._look, bool(said))
             if b"s" in said:
                 self._settled.set()
             if b"x" in said:
@@ -247,16 +253,14 @@ class OwnerWatch:
     def _period(self) -> float:
         return _PERIOD if self._table is None else self._table.interval
 
-    def _try_to_look(self, all_of_it: bool) -> None:
+    def _try(self, do: Callable[..., None], *arguments: bool) -> None:
         """What goes wrong once may go well the next time: it is said, once."""
         try:
-            self._look(all_of_it)
+            do(*arguments)
         except (OSError, DecodeError) as error:
             if not self._failing:
                 self._notice(f"owners: {getattr(error, 'strerror', None) or error}: tried again")
             self._failing = True
-        else:
-            self._failing = False
 
     def _look(self, all_of_it: bool) -> None:
         if self._table is not None:
@@ -292,9 +296,11 @@ class OwnerWatch:
 
     def _recall(self, rows: NDArray[Any]) -> None:
         """Sockets that were open before: the programs know nobody, or only who asked for a peer. Then who had them."""
+        for i in np.flatnonzero(rows["netns"] == 0).tolist() if self._netns_of else ():
+            rows["netns"][i] = self._netns_of.get(int(rows["cookie"][i]), 0)
         if not self._open_before:
             return
-        ignorant = (rows["pid"] == 0) | (rows["certainty"] == _HOLDER)
+        ignorant = (rows["pid"] == 0) | (rows["certainty"] == _HOLDER) & (rows["wild"] & CLOSER == 0)
         for i in np.flatnonzero(ignorant).tolist():
             known = self._open_before.get(int(rows["cookie"][i]))
             if known is not None:
@@ -302,6 +308,7 @@ class OwnerWatch:
                     rows[name][i] = known[name]
         for cookie in rows["cookie"][rows["last"] >= 0].tolist():
             self._open_before.pop(cookie, None)
+            self._netns_of.pop(cookie, None)
 
     def _note_uncertain(self, rows: NDArray[Any]) -> None:
         """Which sockets nobody is known to have, or only who made them."""
@@ -328,17 +335,20 @@ class OwnerWatch:
         mine = mine[mine["pid"] != np.array(named, np.uint32)]
         self._tell(mine, self.numbers.of_rows(mine, mine["method"], mine["certainty"]))
         if self.whole and found.why is None:
+            # Twice in a row: a socket may have been on its way from one process to another.
+            nobodys = [c for c, one in self._uncertain.items() if not one.pid and c in self._ownerless]
             rows = np.zeros(len(found.kernels), SIDES)
             rows["cookie"] = found.kernels
-            rows = rows[np.isin(found.kernels, [cookie for cookie, one in self._uncertain.items() if not one.pid])]
+            rows = rows[np.isin(found.kernels, np.array(nobodys, np.uint64))]
+            self._ownerless = set(found.kernels.tolist())
             self._tell(rows, np.full(len(rows), KERNEL, np.uint32))
-        there = set(found.cookies.tolist())
-        self._uncertain = {
-            cookie: one
-            for cookie, one in self._uncertain.items()
-            if not one.pid and (cookie in there or began < one.since)
-        }
-        if found.why is None:
+        if found.listed:
+            there = set(found.cookies.tolist())
+            self._uncertain = {
+                cookie: one
+                for cookie, one in self._uncertain.items()
+                if not one.pid and (cookie in there or began < one.since)
+            }
             with self._lock:
                 self._open_now = found.cookies, looked
 

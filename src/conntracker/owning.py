@@ -35,7 +35,7 @@ class Owning:
     lag         how long after the fact the times of flows may be, at the moment, in microseconds
     notice      called with a line for a person
 
-    Raises OSError only for a cgroup that is not there; all else ends in a poorer way of knowing, which is said.
+    What cannot be had ends in a poorer way of knowing, which is said. Raises OSError where there is none.
     """
 
     def __init__(
@@ -91,7 +91,11 @@ class Owning:
         source_local = self._addresses.contains(*ends.source)
         destination_local = self._addresses.contains(*ends.reply_source)
         owner, peer = self._sides.owners(ends, source_local, destination_local, self._lag())
-        owner, peer = (np.where(new == NOBODY, old, new) for new, old in ((owner, ends.owner), (peer, ends.peer_owner)))
+        # What is known stays, but not that nobody was known.
+        owner, peer = (
+            np.where((new == NOBODY) & (old != FORWARDED), old, new)
+            for new, old in ((owner, ends.owner), (peer, ends.peer_owner))
+        )
         passing = ~source_local & ~destination_local
         kernel = (peer == NOBODY) & destination_local & _answered_by_kernel(ends)
         peer = np.where(kernel, np.uint32(KERNEL), peer)
@@ -119,7 +123,8 @@ class Owning:
 
     def facts(self) -> dict[str, int | str | bool | None]:
         """What a recording says of it."""
-        return {"method": self.method, "whole": self._watch.whole, "lost": self._watch.lost, "start": self._start}
+        return {"method": self.method, "whole": self._watch.whole, "lost": self._watch.lost, "start": self._start,
+                "ended": self._watch.ended is not None}  # fmt: skip
 
     def summary(self) -> list[str]:
         """What a person should know at the end, in lines."""

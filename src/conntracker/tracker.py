@@ -40,6 +40,7 @@ _OLDEST = 0.1  # seconds; and never keep one longer than this
 _WORTH = 2000  # events that are worth waking up for
 _MOST_RINGS = 4  # in one go, before other things are looked after
 _SMALL_BUFFER = 32 << 20  # bytes; below it a long nap could lose events
+_WAITED = 1_000  # µs
 _REDUMP_PAUSE = 1_000_000  # µs between two dumps while events keep being lost
 
 
@@ -170,7 +171,10 @@ class Capture:
         also   descriptors of others whose input ends the waiting, too
         """
         if self._dump is None:
+            before = now()
             ready = netlink.wait([self._socket.fileno(), self._wake_read, *also], timeout)
+            if now() - before > _WAITED:  # for the first event, which is no older than that
+                self._emptied = now()
             if self._wake_read in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 64)

@@ -36,14 +36,18 @@ class Inventory:
     sides     rows of SIDES of the sockets that processes have: connected ones, and datagram sockets that are bound;
               their time, first and last are that moment
     cookies   of all sockets that were listed, uint64; those of ping sockets are not
+    netns     of each of them, the cookie of its namespace
     kernels   cookies of sockets that no process has, though they are complete: the kernel's; none if it is not
               known for sure
+    listed    whether these are all
     why       why some sockets, or processes, may be missing; None if none are
     """
 
     sides: NDArray[Any]
     cookies: NDArray[np.uint64]
+    netns: NDArray[np.uint64]
     kernels: NDArray[np.uint64]
+    listed: bool
     why: str | None
 
 
@@ -56,10 +60,10 @@ def take_inventory(namespace: Namespace) -> Inventory:
     try:
         with contextlib.closing(SocketDumps(namespace)) as own, contextlib.closing(Elsewhere(own)) as elsewhere:
             sockets = joined([own.read(), *elsewhere.read()], SOCKETS)
-            why = found.why or elsewhere.why
+            listed, why = elsewhere.why is None, found.why or elsewhere.why
     except DecodeError as error:
         raise OSError(0, f"listing sockets: {error}") from error
-    cookies = sockets["cookie"]
+    cookies, netns = sockets["cookie"], sockets["netns"]
     # Without an inode: one that its process closed, or nobody has accepted yet.
     sockets = sockets[sockets["inode"] != 0]
     again = find_holders(skip=os.getpid()) if why is None and not _all_held(sockets, found) else found
@@ -67,7 +71,7 @@ def take_inventory(namespace: Namespace) -> Inventory:
     others_of = zip(*(sockets[name][~held].tolist() for name in ("cookie", "inode")), strict=True)
     nobodys = [cookie for cookie, inode in others_of if inode not in again]
     kernels = np.array(nobodys if why is None and again.why is None else [], np.uint64)
-    return Inventory(_sides(sockets[held], found), cookies, kernels, why or again.why)
+    return Inventory(_sides(sockets[held], found), cookies, netns, kernels, listed, why or again.why)
 
 
 def _all_held(sockets: NDArray[Any], found: Holders) -> bool:

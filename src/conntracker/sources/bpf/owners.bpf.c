@@ -351,13 +351,16 @@ SEC("cgroup/getpeername6") int ct_accept6(struct bpf_sock_addr *ctx) { return ac
 
 SEC("cgroup/sock_release") int ct_release(struct bpf_sock *ctx)
 {
-	struct memory *memory = bpf_sk_storage_get(&ct_memory, ctx, 0, 0);
+	struct memory *memory = bpf_sk_storage_get(&ct_memory, ctx, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
-	if (memory && (memory->key.cookie || memory->changes)) {
+	if (!memory)
+		return 1;
+	if (memory->key.cookie || memory->changes) {
 		memory->key.cookie = memory->cookie;
 		tell(memory, &memory->key, weak(memory), bpf_ktime_get_boot_ns());
 		bpf_map_delete_elem(&ct_users, &memory->cookie);
 	}
+	memory->settled = 1; /* its last packets, as a FIN, are no news */
 	return 1;
 }
 
