@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -75,7 +76,8 @@ class Owning:
         began, when = time.monotonic(), now()
         self._sides.merge()
         news = self._sides.news()
-        self._addresses.refresh()
+        with contextlib.suppress(OSError):  # those that are known will do
+            self._addresses.refresh()
         before, self._assigned = self._assigned, when
         fresh = None if before is None else before - _FRESH
         for ends in table.ends((when if before is None else before) - _RECENT):
