@@ -199,10 +199,8 @@ static inline struct memory *remember(struct bpf_sock *sk, void *ctx, __u32 how)
 		memory->cookie = bpf_get_socket_cookie(ctx);
 	if (!memory->key.netns)
 		memory->key.netns = bpf_get_netns_cookie(ctx);
-	if (how == CONNECT || memory->owner.pid != current()) /* its program may be another one now */
+	if (how >= CONNECT || memory->owner.pid != current()) /* its program, user or name may be another one now */
 		fill(&memory->owner);
-	else
-		memory->owner.uid = bpf_get_current_uid_gid(); /* servers give up root after they have bound */
 	memory->how = how;
 	return memory;
 }
@@ -305,7 +303,6 @@ static inline int talks(struct bpf_sock_addr *ctx, __u32 how, int version)
 		memory = remember(ctx->sk, ctx, how);
 		if (!memory)
 			return 1;
-		memory->owner.time = bpf_ktime_get_boot_ns();
 		if (memory->owner.pid != pid) /* another one came in between */
 			memory->changes = 1;
 	}
