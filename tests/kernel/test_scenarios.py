@@ -20,7 +20,7 @@ KINDS = {None, "nft", "iptables-nft", "iptables-legacy"}
 def pool(request: pytest.FixtureRequest) -> Iterator[Pool[Case, list[str]]]:
     """Runs all cases that were chosen, several at a time: they mostly wait."""
     items = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    chosen = [item.callspec.params["case"] for item in items if item.originalname == test_path.__name__]
+    chosen = [item.callspec.params["case"] for item in items if item.function is test_path]
     with Pool(examine, [case for case in chosen if isinstance(case, Case)]) as made:
         yield made
 
