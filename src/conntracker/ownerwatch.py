@@ -132,7 +132,7 @@ class OwnerWatch:
         if self._bpf is not None:
             for line in self._bpf.missing:
                 self._notice(f"owners: {line}")
-            self._begin(self._bpf, options.cgroup is None and is_whole(_there(root)))
+            self._begin(options.cgroup is None and is_whole(_there(root)))
         else:
             with self._namespace:
                 self._table = SocketTable()
@@ -155,7 +155,7 @@ class OwnerWatch:
         self._stack.callback(os.close, fd)
         return fd
 
-    def _begin(self, bpf: Ownership, all_cgroups: bool) -> None:
+    def _begin(self, all_cgroups: bool) -> None:
         """The owners of the sockets that are open already."""
         found = self._take_inventory()
         self.whole = found.why is None and all_cgroups and self._known_pids
@@ -177,6 +177,11 @@ class OwnerWatch:
         except OSError as error:
             nothing = np.zeros(0, np.uint64)
             return Inventory(np.zeros(0, SIDES), nothing, nothing, nothing, False, error.strerror or str(error))
+
+    @property
+    def skipped(self) -> int:
+        """How often a process was not looked at, as there were too many at a time."""
+        return self._processes.skipped
 
     # --- for the capture's thread ------------------------------------------------------------------------------
 

@@ -130,8 +130,12 @@ class Owning:
 
     def summary(self) -> list[str]:
         """What a person should know at the end, in lines."""
-        lost = self._watch.lost
-        return [f"{lost:,} sides of sockets were lost: their flows have no owners"] if lost else []
+        lines = []
+        if self._watch.lost:
+            lines.append(f"{self._watch.lost:,} sides of sockets were lost: their flows have no owners")
+        if self._watch.skipped:
+            lines.append(f"{self._watch.skipped:,} times too many processes began at once: some are known by name only")
+        return lines
 
     def close(self) -> None:
         """Takes all programs down."""

@@ -89,13 +89,6 @@ class Descriptors:
             having = [one for one in having if _has(one, inode)] or having
         return [(one.holder, one.time) for one in having if one.holder is not None]
 
-    def stir(self, inode: int) -> None:
-        """There is a new socket beside those that were wanted: if of a process that is not new, it is worth while to
-        look into others, too.
-        """
-        if any(self._last - one.since >= _YOUNG for one in self.of(inode)):
-            self._busy = self._last
-
     def look(self, wanted: Iterable[int]) -> set[int]:
         """Looks into new processes, and as far as time allows into others: first into those where the wanted sockets
         (inodes) may be. Returns the inodes of sockets that others have than before.

@@ -30,7 +30,7 @@ __all__ = ["OBJECT", "Ownership", "capabilities", "in_first_pid_namespace"]
 
 OBJECT = Path(__file__).parent / "owners.bpf.o"
 
-CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 12, 19, 21, 38, 39  # linux/capability.h
+CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 12, 21, 38, 39  # linux/capability.h
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, linux/proc_ns.h
 _SO_COOKIE = 57
 _COOKIE = np.dtype("u8")
