@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conntracker.model import ICMP, ICMPV6, TCP, TCP_STATES
-from conntracker.owner import METHODS, OPEN
+from conntracker.owner import METHODS, OPEN, SOCK_DIAG
 from conntracker.wire.sides import ANY_LOCAL, ANY_REMOTE, FIXED, SIDES
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ _KEPT = 20_000_000  # µs for which a side that ended is kept
 _AGED = 300_000_000  # µs after which a socket's older sides are dropped; they are told anew with their next packet
 _MOST = 500_000  # sides
 _DEPTH = 32  # sides of the same ends that are looked at for one flow, the latest ones
-_OPEN = METHODS.index(OPEN)
+_OPEN, _POLLED = METHODS.index(OPEN), METHODS.index(SOCK_DIAG)
+_POLLED_LATE = 600_000  # µs that a socket may be older than the poll that found it
 _OVER = [TCP_STATES.index(name) for name in ("TIME_WAIT", "CLOSE", "LAST_ACK")]
 _WORDS = ("local_hi", "local_lo", "remote_hi", "remote_lo")
 # What is kept of a side, each in a column of its own: names of SIDES, and hash (of its ends), ports and number.
@@ -308,11 +309,22 @@ class Sides:
         best, doubt, shared = self._best(end, ends, which, own, late, alone)
         found = best >= 0
         numbers[found] = sides["number"][best[found]]
+        numbers[self._outlived(best, ends)] = NOBODY
         for i in np.flatnonzero(shared).tolist():
             numbers[i] = self._variant(int(numbers[i]), None)
         if doubt.any():
             self._settle(numbers, np.flatnonzero(doubt), self._hash(end), ends, own and not alone, late)
         return numbers
+
+    def _outlived(self, best: Rows, ends: Ends) -> Rows:
+        """Flows whose side, as it was polled, fits a later flow of the same ends, too: it may be that one's alone."""
+        sides = self._sides
+        polled = np.flatnonzero(best >= 0)
+        at = best[polled]
+        polled = polled[(sides["method"][at] == _POLLED) & (sides["wild"][at] & ANY_REMOTE == 0)]
+        polled = polled[np.lexsort((ends.serial[polled], best[polled]))]
+        earlier: Rows = polled[:-1][best[polled][1:] == best[polled][:-1]]
+        return earlier
 
     def _best(
         self, end: _End, ends: Ends, which: Mask, own: bool, late: int, alone: bool = False
@@ -334,7 +346,8 @@ class Sides:
             if not len(left):
                 break
             at = high[left] - 1 - depth
-            fits = (sides["first"][at] <= ends.last[left] + late) & (self._is_own(sides["netns"][at]) == own)
+            polled = np.where(sides["method"][at] == _POLLED, _POLLED_LATE, 0)
+            fits = (sides["first"][at] <= ends.last[left] + late + polled) & (self._is_own(sides["netns"][at]) == own)
             last = sides["last"][at]
             fits &= (last < 0) | (last >= ends.first[left] - late)
             fits &= self._same(at, end, left)
