@@ -81,8 +81,9 @@ def test_for_a_moment(calm: Descriptors) -> None:
         assert holder.pid == os.getpid()
 
 
-def test_costs_little_when_idle(calm: Descriptors) -> None:
+def test_costs_little_when_idle(calm: Descriptors, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a reason few processes are looked into at a time, and everyone in his turn."""
+    monkeypatch.setattr(descriptors, "_TURN_IDLE", 0.02)  # a turn takes a second or two, and not half a minute
     begun = time.monotonic()
     calm.look([1])
     while calm.whole_since < begun:
