@@ -209,6 +209,8 @@ CASES: list[tuple[str, list[Side], Flow, tuple[int, int]]] = [
     ("connected after the flow was seen", [replace(CLIENT, first=11 + LATE)], replace(FLOW, seen=10),
      (NOBODY, NOBODY)),
     ("connected a moment after", [replace(CLIENT, first=10 + LATE)], replace(FLOW, seen=10), (7, NOBODY)),
+    ("bound after the flow was seen", [Side(B, 443, "", 0, 8, UDP, wild=ANY_REMOTE, first=11 + LATE)],
+     replace(DATAGRAMS, seen=10), (NOBODY, NOBODY)),
     ("accepted while the flow is there", [replace(SERVER, first=5 * SECOND)], FLOW, (NOBODY, 8)),
     ("accepted when all is over", [replace(SERVER, first=5 * SECOND)], replace(FLOW, touched=10, state="TIME_WAIT"),
      (NOBODY, NOBODY)),
@@ -450,7 +452,7 @@ class Reference:
                     number = NOBODY if doubt else other
             for wild in ((end[0], end[1], "", 0), (ANY4, end[1], "", 0)):
                 if number == NOBODY and end[0] in LOCAL:
-                    number, doubt = self.look(wild, flow, True, flow.last, alone=True)
+                    number, doubt = self.look(wild, flow, True, flow.seen, alone=True)
                     number = NOBODY if doubt else number
         return number
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from conntracker.model import ICMP, ICMPV6, TCP, TCP_STATES
 from conntracker.owner import METHODS, OPEN, SOCK_DIAG
-from conntracker.wire.sides import ANY_LOCAL, ANY_REMOTE, FIXED, SIDES
+from conntracker.wire.sides import ANY_LOCAL, ANY_REMOTE, FIXED, SIDES, mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -271,9 +271,8 @@ class Sides:
             return
         datagrams = np.flatnonzero((ends.proto != TCP) & ~_is_icmp(ends.proto))
         some, part = ends.take(datagrams), _take(end, datagrams)
-        zero, everywhere = np.zeros(len(datagrams), np.uint64), np.ones(len(datagrams), np.bool_)
-        low = np.full(len(zero), 0xFFFF << 32 if ends.version == 4 else 0, np.uint64)
-        unbound = _End((zero, low, part.words[2], part.words[3]), part.ports, part.proto)
+        everywhere = np.ones(len(datagrams), np.bool_)
+        unbound = _End((*_unspecified(some), part.words[2], part.words[3]), part.ports, part.proto)
         told, known = (self._best(one, some, everywhere, True, late)[0] for one in (unbound, part))
         cookies = self._sides["cookie"]
         same = (told >= 0) & ((known < 0) | (cookies[told] == cookies[known]))
@@ -286,11 +285,9 @@ class Sides:
         everywhere = np.ones(len(zero), np.bool_)
         bound = _End((end.words[0], end.words[1], zero, zero), ports, end.proto)
         numbers = self._look(bound, ends, everywhere, True, late, alone=True)
-        # Of all addresses: one row an IP version, with the unspecified address, ::ffff:0.0.0.0 for IPv4.
-        low = np.full(len(zero), 0xFFFF << 32 if ends.version == 4 else 0, np.uint64)
         again = np.flatnonzero(numbers == NOBODY)
         if len(again):
-            any_local = _take(_End((zero, low, zero, zero), ports, end.proto), again)
+            any_local = _take(_End((*_unspecified(ends), zero, zero), ports, end.proto), again)
             numbers[again] = self._look(any_local, ends.take(again), everywhere[again], True, late, alone=True)
         return numbers
 
@@ -411,6 +408,12 @@ def _destination(ends: Ends) -> _End:
         ends.reply_sport << np.uint64(16) | _zero_icmp(ends.reply_dport, ends.proto),
         ends.proto,
     )
+
+
+def _unspecified(ends: Ends) -> tuple[U64, U64]:
+    """The address of sockets that are bound to none, as the words of a side: of IPv4 ::ffff:0.0.0.0."""
+    high = np.zeros(len(ends.rows), np.uint64)
+    return high, np.full(len(high), mapped(0, ends.version)[1], np.uint64)
 
 
 def _zero_icmp(ports: U64, proto: NDArray[np.uint8]) -> U64:

@@ -22,10 +22,11 @@ from conntracker.clock import now
 from conntracker.model import U32, DecodeError
 from conntracker.owner import BPF, CERTAINTIES, EXACT, HOLDER, INHERITED, METHODS, SHARED
 from conntracker.ownernumbers import KERNEL, OwnerNumbers
-from conntracker.sources.bpf.ownership import Ownership, in_first_pid_namespace
+from conntracker.sources.bpf.ownership import Ownership
 from conntracker.sources.cgroups import is_whole, open_root
 from conntracker.sources.inventory import Inventory, take_inventory
 from conntracker.sources.netns import Namespace
+from conntracker.sources.privilege import in_first_pid_namespace
 from conntracker.sources.processes import Processes
 from conntracker.sources.sockets import INTERVAL, SocketTable
 from conntracker.wire.ownership import USERS

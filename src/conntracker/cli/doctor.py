@@ -84,9 +84,9 @@ def _kernel() -> Finding:
 
 
 def _privileged() -> bool:
-    with open("/proc/self/status") as status:
-        line = next(line for line in status if line.startswith("CapEff:"))
-    return bool(int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1)
+    from conntracker.sources.privilege import capabilities
+
+    return bool(capabilities() >> _CAP_NET_ADMIN & 1)
 
 
 def _libraries() -> Iterator[Finding]:
@@ -196,9 +196,10 @@ def _tracing(can: bool) -> Iterator[Finding]:
 
 def _owners() -> Iterator[Finding]:
     """What -b needs: the programs are put on the root of cgroup2 and taken away at once."""
-    from conntracker.sources.bpf.ownership import Ownership, in_first_pid_namespace
+    from conntracker.sources.bpf.ownership import Ownership
     from conntracker.sources.cgroups import is_whole, open_root
     from conntracker.sources.holders import why_blind
+    from conntracker.sources.privilege import in_first_pid_namespace
     from conntracker.sources.processes import Processes
     from conntracker.sources.sockets import INTERVAL
 

@@ -12,13 +12,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from conntracker.sources.privilege import capabilities, in_first_pid_namespace
+
 __all__ = ["MAX_DESCRIPTORS", "Holder", "Holders", "find_holders", "holder", "holder_in", "why_blind"]
 
 MAX_DESCRIPTORS = 1 << 20  # of sockets, that a walk keeps: some 150 bytes each
 
 _PID_BITS = 32
 _CAP_SYS_PTRACE = 19  # linux/capability.h
-_INITIAL_PIDS = 0xEFFFFFFC  # inode of the initial namespace of process ids: PROC_PID_INIT_INO, linux/proc_ns.h
 _USER_FILES = re.compile(rb"^UserFiles:\s*[1-9]", re.MULTILINE)  # io_uring/fdinfo.c
 _GONE = (errno.ENOENT, errno.ESRCH)
 
@@ -155,13 +156,11 @@ def holder_in(directory: int, pid: int) -> Holder | None:
 def why_blind() -> str | None:
     """Why this process cannot look into every other one, None if it can."""
     try:
-        with open("/proc/self/status") as file:
-            capabilities = next(line for line in file if line.startswith("CapEff:"))
-        if not int(capabilities.split()[1], 16) >> _CAP_SYS_PTRACE & 1:
+        if not capabilities() >> _CAP_SYS_PTRACE & 1:
             return "no CAP_SYS_PTRACE: the descriptors of other users' processes cannot be seen"
         if os.readlink("/proc/self") != str(os.getpid()):
             return "/proc is of another namespace of process ids"
-        if os.stat("/proc/self/ns/pid").st_ino != _INITIAL_PIDS:
+        if not in_first_pid_namespace():
             return "in a namespace of process ids: processes outside of it cannot be seen"
     except OSError as error:
         return f"{error.filename}: {error.strerror}"

@@ -19,8 +19,7 @@ from conntracker import clock, owner
 from conntracker.model import DecodeError
 from conntracker.sources.holders import Holder, Holders, find_holders, holder
 from conntracker.sources.netns import Namespace
-from conntracker.sources.socket_dumps import Elsewhere, SocketDumps, joined
-from conntracker.wire.sides import SIDES, mapped
+from conntracker.sources.socket_dumps import Elsewhere, SocketDumps, as_sides, joined, with_both_versions
 from conntracker.wire.sockdiag import SOCKETS
 
 __all__ = ["Inventory", "take_inventory"]
@@ -66,25 +65,17 @@ def take_inventory(namespace: Namespace) -> Inventory:
     cookies, netns = sockets["cookie"], sockets["netns"]
     # Without an inode: one that its process closed, or nobody has accepted yet.
     sockets = sockets[sockets["inode"] != 0]
-    again = find_holders(skip=os.getpid()) if why is None and not _all_held(sockets, found) else found
     held = np.array([inode in found for inode in sockets["inode"].tolist()], np.bool_)
+    again = find_holders(skip=os.getpid()) if why is None and not held.all() else found
     others_of = zip(*(sockets[name][~held].tolist() for name in ("cookie", "inode")), strict=True)
     nobodys = [cookie for cookie, inode in others_of if inode not in again]
     kernels = np.array(nobodys if why is None and again.why is None else [], np.uint64)
     return Inventory(_sides(sockets[held], found), cookies, netns, kernels, listed, why or again.why)
 
 
-def _all_held(sockets: NDArray[Any], found: Holders) -> bool:
-    return all(inode in found for inode in sockets["inode"].tolist())
-
-
 def _sides(sockets: NDArray[Any], found: Holders) -> NDArray[Any]:
     known: dict[int, Holder | None] = {}
-    sides = np.zeros(len(sockets), SIDES)
-    for name in (
-        "netns", "cookie", "local_hi", "local_lo", "remote_hi", "remote_lo", "lport", "rport", "proto", "wild",
-    ):  # fmt: skip
-        sides[name] = sockets[name]
+    sides = as_sides(sockets)
     sides["method"] = _METHOD
     sides["time"] = sides["first"] = sides["last"] = clock.now()
     for i, inode in enumerate(sockets["inode"].tolist()):
@@ -97,6 +88,4 @@ def _sides(sockets: NDArray[Any], found: Holders) -> NDArray[Any]:
             oldest = min(having)
             sides["pid"][i], sides["uid"][i], sides["comm"][i] = oldest.pid, oldest.uid, oldest.comm
         sides["certainty"][i] = _HOLDER if len(having) == 1 else _INHERITED
-    also = sides[sockets["both"]]
-    also["local_hi"], also["local_lo"] = mapped(0, 4)
-    return joined([sides, also], SIDES)
+    return with_both_versions(sides, sockets["both"])

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from conntracker.sources.netns import SO_NETNS_COOKIE, Namespace
 from conntracker.wire import dumps, sockdiag
+from conntracker.wire.sides import SIDES, mapped
 
-__all__ = ["Elsewhere", "SocketDumps", "joined", "namespaces"]
+__all__ = ["Elsewhere", "SocketDumps", "as_sides", "joined", "namespaces", "with_both_versions"]
 
 _NETLINK_SOCK_DIAG = 4
 _DATAGRAM = 1 << 15  # the kernel's largest of a dump (netlink_dump, af_netlink.c)
@@ -149,6 +150,23 @@ def namespaces() -> dict[int, str]:
             with contextlib.suppress(OSError):
                 paths.setdefault(os.stat(path).st_ino, path)
     return paths
+
+
+def as_sides(sockets: NDArray[Any]) -> NDArray[Any]:
+    """Rows of SOCKETS as rows of SIDES that tell of the sockets, and of no process yet."""
+    sides = np.zeros(len(sockets), SIDES)
+    for name in (
+        "netns", "cookie", "local_hi", "local_lo", "remote_hi", "remote_lo", "lport", "rport", "proto", "wild",
+    ):  # fmt: skip
+        sides[name] = sockets[name]
+    return sides
+
+
+def with_both_versions(sides: NDArray[Any], both: NDArray[np.bool_]) -> NDArray[Any]:
+    """The sides, and once more, for IPv4, those of sockets of IPv6 that take both."""
+    also = sides[both]
+    also["local_hi"], also["local_lo"] = mapped(0, 4)
+    return joined([sides, also], SIDES)
 
 
 def joined(parts: list[NDArray[Any]], dtype: np.dtype[np.void]) -> NDArray[Any]:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from conntracker import clock, owner
 from conntracker.sources.descriptors import Descriptors
 from conntracker.sources.netns import Namespace
-from conntracker.sources.socket_dumps import Elsewhere, SocketDumps, joined
+from conntracker.sources.socket_dumps import Elsewhere, SocketDumps, as_sides, joined, with_both_versions
 from conntracker.wire import sockdiag
-from conntracker.wire.sides import SIDES, mapped
+from conntracker.wire.sides import SIDES
 
 __all__ = ["INTERVAL", "SocketTable"]
 
@@ -139,28 +139,13 @@ class SocketTable:
 
 def _sides(rows: NDArray[Any], who: NDArray[Any], last: NDArray[np.int64] | int) -> NDArray[Any]:
     """As SIDES, from what is known of each socket."""
-    sides = np.zeros(len(rows), SIDES)
+    sides = as_sides(rows)
     if not len(rows):
         return sides
-    for name in (
-        "netns",
-        "cookie",
-        "local_hi",
-        "local_lo",
-        "remote_hi",
-        "remote_lo",
-        "lport",
-        "rport",
-        "proto",
-        "wild",
-    ):
-        sides[name] = rows[name]
     for name in ("pid", "uid", "comm", "certainty", "time", "first"):
         sides[name] = who[name]
     sides["method"], sides["last"] = _METHOD, last
-    also = sides[rows["both"]]
-    also["local_hi"], also["local_lo"] = mapped(0, 4)
-    return joined([sides, also], SIDES)
+    return with_both_versions(sides, rows["both"])
 
 
 def _bytes(rows: NDArray[Any]) -> NDArray[np.uint8]:

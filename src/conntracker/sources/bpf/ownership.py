@@ -23,15 +23,15 @@ from conntracker.sources.bpf.calls import (
     attach_tracepoint,
     load_program,
 )
+from conntracker.sources.privilege import capabilities, in_first_pid_namespace
 from conntracker.wire.elf import read_object
 from conntracker.wire.ownership import KEY, SIDE, USER, sides_of, users_of
 
-__all__ = ["OBJECT", "Ownership", "capabilities", "in_first_pid_namespace"]
+__all__ = ["OBJECT", "Ownership"]
 
 OBJECT = Path(__file__).parent / "owners.bpf.o"
 
 CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 12, 21, 38, 39  # linux/capability.h
-_FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, linux/proc_ns.h
 _SO_COOKIE = 57
 _COOKIE = np.dtype("u8")
 
@@ -40,19 +40,6 @@ _RECEIVES = ("ct_recvmsg4", "ct_recvmsg6")  # not needed where uses are seen, an
 
 # Elements of ct_numbers
 _ROWS, _LOST, _USERS, _SELF = range(4)
-
-
-def capabilities() -> int:
-    """The effective capabilities of this thread, as bits."""
-    for line in Path("/proc/thread-self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
-
-
-def in_first_pid_namespace() -> bool:
-    """Whether process ids here are those that BPF programs see."""
-    return os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE
 
 
 class Ownership:
