@@ -377,7 +377,8 @@ class Reference:
             first = min([side.first, *(one.first for one in same)])
             named = next((one for one in (side, *same) if one.number != NOBODY), side)
             self.sides = [one for one in self.sides if one not in same]
-            self.sides.append(replace(side, first=first, number=named.number, pid=named.pid))
+            netns = max([side.netns, *(one.netns for one in same)])
+            self.sides.append(replace(side, first=first, number=named.number, pid=named.pid, netns=netns))
         closed = [one for one in self.sides if one.proto == UDP and one.last >= 0]
         self.ends = {one.cookie: one for one in closed}
         self.clear = len(self.ends) == len(closed)  # which of several ends of one socket counts is left open
@@ -458,8 +459,8 @@ class Reference:
 
 
 def identity(side: Side) -> tuple[object, ...]:
-    """What makes a side one side: its socket and its ends."""
-    return side.cookie, side.netns, side.local, side.lport, side.remote, side.rport, side.proto
+    """What makes a side one side: its socket, which has a cookie that no other has, and its ends."""
+    return side.cookie, 0 if side.cookie else side.netns, side.local, side.lport, side.remote, side.rport, side.proto
 
 
 # So few that they meet: the second port is rare.
