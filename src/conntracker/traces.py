@@ -15,6 +15,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from conntracker.assembly import LegacyStep, Passage, legacy_priority
+from conntracker.rules.deciding import deciding_accept, weight
 from conntracker.rules.snapshot import Chain, Snapshot, effect
 from conntracker.steps import HOOKS, UNDECIDED, Path, Rule, Step, Trace
 from conntracker.wire.nflog import LogMessage
@@ -22,7 +23,6 @@ from conntracker.wire.nftrace import Place
 
 _LEGACY = "iptables-legacy"
 _ENDINGS = frozenset(("drop", "reject", "queue", "stolen"))
-_DECIDING_HOOKS = frozenset(("input", "forward", "output"))
 # What can come after a hook, where a packet was last seen there.
 _NEXT = {
     "ingress": ("prerouting",), "prerouting": ("input", "forward"), "input": (), "forward": ("postrouting",),
@@ -33,7 +33,7 @@ _MOST_PATHS = 100_000  # interned
 
 
 class Known(NamedTuple):
-    """A step, and how fit it is to have decided (see `_weight`)."""
+    """A step, and how fit it is to have decided (see `rules.deciding`)."""
 
     step: Step
     weight: int
@@ -209,7 +209,7 @@ class Resolver:
         found = found or [_unknown_legacy_step(item.message, hook)]
         same = all(_said(other) == _said(found[0]) for other in found[1:])
         step = found[0] if same else replace(found[0], certain=False)
-        return Known(step, _weight(step, item.message.table == "nat"))
+        return Known(step, weight(step, item.message.table == "nat"))
 
 
 def _without_packet(step: LegacyStep) -> tuple[object, ...]:
@@ -287,7 +287,7 @@ def _nft_step(place: Place, base: Chain | None, rule: Rule | None, certain: bool
     step = Step(
         hook, priority, kind, place.family, place.table, place.chain, kind_of_step, rule, verdict, place.target, certain
     )
-    return Known(step, _weight(step, base is not None and base.type == "nat"))
+    return Known(step, weight(step, base is not None and base.type == "nat"))
 
 
 def _legacy_step(message: LogMessage, snapshot: Snapshot, hook: str | None) -> Step | None:
@@ -324,17 +324,6 @@ def _said(step: Step) -> tuple[object, ...]:
     return step.type, step.verdict, None if step.rule is None else step.rule.text
 
 
-def _weight(step: Step, is_nat: bool) -> int:
-    """How fit a step that accepts is to be called the deciding one.
-
-    2 in a filter chain (any of nft's, iptables' filter table) at input, forward or output; 1 there in raw, mangle and
-    security; 0 elsewhere, where rules decide where a packet goes and how it looks rather than whether it may pass.
-    """
-    if step.hook not in _DECIDING_HOOKS or is_nat or (step.kind != "nft" and step.table == "nat"):
-        return 0
-    return 2 if step.kind == "nft" or step.table == "filter" else 1
-
-
 # --- what they come to -------------------------------------------------------------------------------------------
 
 
@@ -355,10 +344,8 @@ def conclude(known: list[Known], seen: list[str], loops: bool, complete: bool, b
     if not arrived:
         expected = ("prerouting",) if loops and reached == "postrouting" else _NEXT[reached]
         return Path(steps, UNDECIDED, None, reached, expected, complete, blind)
-    accepting = [
-        (one.weight, one.step.type == "rule", i) for i, one in enumerate(known) if one.step.verdict == "accept"
-    ]
-    return Path(steps, "accept", max(accepting)[2] if accepting else None, reached, (), complete, blind)
+    deciding = deciding_accept(steps, [one.weight for one in known])
+    return Path(steps, "accept", deciding, reached, (), complete, blind)
 
 
 def _furthest(hooks: list[str], loops: bool) -> str | None:
