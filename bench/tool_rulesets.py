@@ -61,7 +61,10 @@ for entry in $INTERFACES; do
     name=${entry%%=*}
     ip link add "$name" type veth peer name "far-$name"
     ip link set "far-$name" up
-    for address in $(echo "${entry#*=}" | tr , ' '); do ip address add "$address" dev "$name" nodad; done
+    for address in $(echo "${entry#*=}" | tr , ' '); do
+        case $address in *:*) now=nodad ;; *) now= ;; esac
+        ip address add "$address" dev "$name" $now
+    done
     ip link set "$name" up
 done
 start_firewalld() {
@@ -74,6 +77,10 @@ start_firewalld() {
     done
     cat /run/firewalld.log
     return 1
+}
+start_shorewall() {
+    sed -i 's/^STARTUP_ENABLED=.*/STARTUP_ENABLED=Yes/; s/^SAVE_IPSETS=.*/SAVE_IPSETS=No/' /etc/$1/$1.conf
+    $1 start
 }
 . /run/config/script
 for save in $SAVES; do

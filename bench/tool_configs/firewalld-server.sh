@@ -2,12 +2,10 @@
 # interfaces: eth0=192.0.2.10/24,2001:db8::10/64
 # saves: nft
 sed -i 's/^LogDenied=.*/LogDenied=unicast/' /etc/firewalld/firewalld.conf
-firewall-offline-cmd --set-default-zone=public
 firewall-offline-cmd --new-ipset=blocked --type=hash:net
 firewall-offline-cmd --ipset=blocked --add-entry=203.0.113.0/24
 firewall-offline-cmd --ipset=blocked --add-entry=198.51.100.128/25
 firewall-offline-cmd --zone=drop --add-source=ipset:blocked
-firewall-offline-cmd --zone=public --add-interface=eth0
 firewall-offline-cmd --zone=public --add-service=http --add-service=https --add-service=dns
 firewall-offline-cmd --zone=public --add-port=8000-8100/tcp --add-port=51820/udp
 firewall-offline-cmd --zone=public --add-protocol=gre
