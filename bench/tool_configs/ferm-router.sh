@@ -65,4 +65,4 @@ domain ip {
     }
 }
 EOF
-ferm /etc/ferm/ferm.conf
+ferm --remote --noexec --lines /etc/ferm/ferm.conf | iptables-restore

@@ -1,6 +1,7 @@
 # Three zones and a tunnel: what each may do in the others, one-to-one addresses, connection limits.
 # interfaces: eth0=192.0.2.1/24 eth1=10.0.0.1/24 eth2=10.0.2.1/24 tun0=10.8.0.1/24
 # saves: v4
+# counters: yes
 cd /etc/shorewall
 cat > zones <<'EOF'
 fw firewall

@@ -31,7 +31,7 @@ Invalid(DROP) net all tcp
 Ping(ACCEPT) net $FW { rate=s:1/sec:10 }
 SSH(ACCEPT) net $FW { rate=s:ssh:3/min:3 }
 Web(ACCEPT) net $FW
-ACCEPT net:198.51.100.0/24,!198.51.100.13 $FW tcp 5432
+ACCEPT net:198.51.100.0/24!198.51.100.13 $FW tcp 5432
 ACCEPT:info net:192.0.2.20-192.0.2.29 $FW udp 514
 ACCEPT net $FW udp 60000:61000 1024:
 DROP $FW net tcp 25 - - - root

@@ -5,7 +5,7 @@
 cd /etc/shorewall6
 printf 'fw firewall\nnet ipv6\n' > zones
 printf '?FORMAT 2\nnet eth0 tcpflags\n' > interfaces
-printf '$FW net ACCEPT\nnet all DROP:info\nall all REJECT:info\n' > policy
+printf '$FW net ACCEPT\nnet all DROP info\nall all REJECT info\n' > policy
 cat > blrules <<'EOF'
 DROP net:[2001:db8:bad::]/48 all
 EOF

@@ -2,6 +2,7 @@
 # interfaces: eth0=192.0.2.1/24,2001:db8::1/64 eth1=10.0.0.1/24,2001:db8:a::1/64 eth2=10.0.2.1/24
 # backend: legacy
 # saves: v4 v6
+# counters: yes
 sed -i 's/^IPV6=.*/IPV6=yes/; s/^DEFAULT_FORWARD_POLICY=.*/DEFAULT_FORWARD_POLICY="DROP"/' /etc/default/ufw
 cat > /etc/ufw/nat.rules <<'EOF'
 *nat

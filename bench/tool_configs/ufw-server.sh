@@ -1,6 +1,7 @@
 # A web and database server: rate limited ssh, an application profile, IPv4 and IPv6.
 # interfaces: eth0=192.0.2.10/24,2001:db8::10/64
 # saves: v4 v6
+# counters: yes
 sed -i 's/^IPV6=.*/IPV6=yes/' /etc/default/ufw
 cat > /etc/ufw/applications.d/mail <<'EOF'
 [Mail]

@@ -17,6 +17,7 @@ COMMANDS = {
     "events": ("conntracker.cli.events", "print events as they come"),
     "show": ("conntracker.cli.show", "print, filter and sum up a recording"),
     "blame": ("conntracker.cli.blame", "say which rule let a flow through, dropped or rejected it"),
+    "why": ("conntracker.cli.why", "say which rule decides about a packet, and why"),
     "doctor": ("conntracker.cli.doctor", "say what this host lacks, and what to do"),
     "lab": ("conntracker.cli.lab", "a private router, client and server, with real traffic"),
 }

@@ -10,6 +10,7 @@ from conntracker.answers.causes import last_seen, possible_causes, unseen_rules
 from conntracker.answers.untraced import NOT_ASKED
 from conntracker.formats.icmp import icmp_name
 from conntracker.formats.table import human_bytes, printable
+from conntracker.formats.way import BLIND, place, way_lines, which
 from conntracker.model import protocol_name, protocol_number
 from conntracker.owner import EXACT, FORWARDED, KERNEL, PROCESS
 from conntracker.steps import UNDECIDED
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from conntracker.answers.blame import Blame
     from conntracker.answers.rules import Decided
     from conntracker.answers.ways import Way
-    from conntracker.steps import Packet, Path, Step
+    from conntracker.steps import Packet, Path
 
 __all__ = ["blame_lines", "rules_lines"]
 
@@ -29,8 +30,6 @@ OUTCOMES = {
     UNDECIDED: "NOT SEEN TO LEAVE", None: "NOT TRACED",
 }  # fmt: skip
 DOUBT = "the rules changed in that moment: it may have been another"
-BLIND = "rules of iptables-legacy were not traced"
-KIND = {"iptables-legacy": "legacy"}
 SHARED = "may be another flow's: same tuple at the same time, in another zone"
 
 
@@ -62,7 +61,7 @@ def _lines(blame: Blame, width: int) -> Iterator[str]:
         yield from _folded(f"  {_which_way(one, blame.ways)}{'' if ends == title else f' {ends}'}: {of_way}", width)
         if not one.certain:
             yield f"    {SHARED}"
-        yield from _indented("    ", _steps(one.path, width - 4))
+        yield from _indented("    ", way_lines(one.path, width - 4))
         if one is not way and one.path.verdict == UNDECIDED:
             yield from _indented("    ", _decision(one.path))
 
@@ -158,7 +157,7 @@ def _decision(path: Path, answer: Way | None = None) -> Iterator[str]:
     """Lines on what decided; for a packet that nothing decided about, what may have become of it."""
     step = path.deciding
     if step is not None:
-        yield f"by   {_place(step)}, {_which(step)} ({step.kind})"
+        yield f"by   {place(step)}, {which(step)} ({step.kind})"
         if step.rule is not None:
             yield f"     {step.rule.text if step.rule.text is not None else 'its text is not known'}"
         if not step.certain:
@@ -198,54 +197,7 @@ def _outcome(path: Path) -> str:
     return OUTCOMES.get(path.verdict, path.verdict).lower()
 
 
-def _place(step: Step) -> str:
-    return f"{step.family} {step.table} {step.chain}"
-
-
-def _which(step: Step) -> str:
-    """'rule 4', 'rule 2 handle 9', 'policy', 'end of chain'."""
-    if step.rule is None:
-        return {"policy": "policy", "return": "end of chain"}.get(step.type, "a rule that is not known")
-    position, handle = step.rule.position, step.rule.handle
-    words = [f"rule {position}"] if position is not None else ["rule"]
-    if handle is not None and (step.kind == "nft" or position is None):
-        words.append(f"handle {handle}")
-    return " ".join(words)
-
-
 # --- the way ---------------------------------------------------------------------------------------------------------
-
-
-def _steps(path: Path, width: int) -> Iterator[str]:
-    """A line for each step, chains that were jumped to further in; a rule's text on a line of its own if it is long."""
-    chains: list[str] = []
-    base: tuple[object, ...] = ()
-    hook: str | None = ""
-    mixed = len({step.kind for step in path.steps}) > 1
-    for number, step in enumerate(path.steps):
-        here = (step.hook, step.priority, step.kind, step.family, step.table)
-        if here != base:
-            base, chains = here, []
-        if step.chain in chains:
-            del chains[chains.index(step.chain) + 1 :]
-        else:
-            chains.append(step.chain)
-        place = _place(step) + (f" ({KIND.get(step.kind, step.kind)})" if mixed else "")
-        head = f"{'' if step.hook == hook else step.hook or '?':<12}{'  ' * (len(chains) - 1)} {place:<24}"
-        hook = step.hook
-        text = f"{head} {_which(step)} {step.verdict or '?'}{f' {step.target}' if step.target else ''}"
-        text += "" if step.certain else " (maybe another)"
-        text += "  <== decided" if number == path.decided else ""
-        rule = None if step.rule is None else step.rule.text
-        if rule is None or len(text) + 2 + len(rule) <= width:
-            yield text if rule is None else f"{text}  {rule}"
-        else:
-            yield text
-            yield " " * (13 + 2 * len(chains)) + rule
-    if not path.complete:
-        yield "steps may be missing: trace messages were lost"
-    if path.blind:
-        yield f"steps may be missing: {BLIND}"
 
 
 def _doors(way: Way) -> str:
@@ -355,7 +307,7 @@ def _decided_by(path: Path, width: int) -> Iterator[str]:
         nothing = "no rule and no policy that was traced" if path.blind else "no chain in the way"
         yield from _folded(f"{indent}{last_seen(path) if path.verdict == UNDECIDED else nothing}{blind}", width)
         return
-    text = f"{indent}{_place(step)}, {_which(step)} ({step.kind}){blind}"
+    text = f"{indent}{place(step)}, {which(step)} ({step.kind}){blind}"
     rule = None if step.rule is None else step.rule.text
     if rule is not None and len(text) + 2 + len(rule) <= width:
         yield f"{text}: {rule}"

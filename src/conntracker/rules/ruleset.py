@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from conntracker.rules.chain import Chain
@@ -105,6 +105,35 @@ class Ruleset:
     chains: tuple[KnownChain, ...]
     sets: tuple[NamedSet, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @classmethod
+    def parse(
+        cls, text: str, *, source: str | None = None, family: str | None = None, kind: str | None = None
+    ) -> Ruleset:
+        """A ruleset from what iptables-save, ip6tables-save or `nft -j list ruleset` print.
+
+        source         the file's name, for errors and for where each rule stands
+        family, kind   of a save: ip or ip6, one of steps.KINDS; None to tell by its text
+
+        nft's own syntax only nft can read: see sources.translate. Raises RuleSyntaxError.
+        """
+        if text.lstrip().startswith("{"):
+            from conntracker.rules.nft import parse_json
+
+            return parse_json(text, source=source)
+        from conntracker.rules.iptables import parse_save
+
+        return cls(parse_save(text, family=family, kind=kind, source=source))
+
+    @classmethod
+    def joined(cls, rulesets: Iterable[Ruleset]) -> Ruleset:
+        """Several rulesets as the one that is in force when all of them are."""
+        every = list(rulesets)
+        return cls(
+            tuple(chain for one in every for chain in one.chains),
+            tuple(named for one in every for named in one.sets),
+            tuple(note for one in every for note in one.notes),
+        )
 
     def by_key(self) -> dict[ChainKey, KnownChain]:
         """Chains by place."""

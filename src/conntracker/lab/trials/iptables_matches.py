@@ -1,4 +1,4 @@
-"""Matches of iptables(8) with arguments made at random, and in which chains each is allowed (iptables-extensions(8))."""
+"""Matches of iptables(8) with random arguments, and in which chains each is allowed (iptables-extensions(8))."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rulesets at random in the syntax of iptables-restore(8): several tables, user chains, everything in MATCHES and TARGETS."""
+"""Rulesets at random in the syntax of iptables-restore(8): several tables, user chains, every match and target."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _network(pool: Pool) -> str:
         return pool.one(
             ("10.1.0.0/255.255.0.0", "10.0.2.0/255.0.255.0", "192.168.1.9/255.255.255.255")
             if pool.version == 4
-            else ("fd00:1::/ffff:ffff::", "fd00:0:2::/ffff:0:ffff::", "::/0")
+            else ("fd00:1::/ffff:ffff::", "fd00:0:2::/ffff:0:ffff::", "2001:db8::9/128")
         )
     return pool.prefix()
 

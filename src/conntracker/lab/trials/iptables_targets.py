@@ -32,7 +32,11 @@ def _target(
     versions: tuple[int, ...] = (4, 6),
 ) -> Target:
     fit = Match(
-        make, weight, frozenset(hooks.split()) if hooks else None, frozenset(tables.split()) if tables else None, versions
+        make,
+        weight,
+        frozenset(hooks.split()) if hooks else None,
+        frozenset(tables.split()) if tables else None,
+        versions,
     )
     return Target(fit, tuple(protocols.split()))
 

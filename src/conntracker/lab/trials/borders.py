@@ -1,0 +1,250 @@
+"""Which packets to try: those by which a wrong engine would be found out.
+
+For each rule that some packet matches: a witness; for each of its terms packets just inside, just outside and far from
+what it allows, that come as far as the term and hold all others, so that they take other steps if the term is lost or
+moved by one; and for each later rule of another verdict that can match the same packets, one that both match.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from conntracker.lab.trials.aim import Aim
+from conntracker.lab.trials.space import Space, settled
+from conntracker.lab.trials.variants import variants
+from conntracker.rules.order import WAYS
+from conntracker.rules.packets import Packet
+from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset, namespace_of
+from conntracker.rules.state import State
+from conntracker.rules.terms import AnyOf, Atom, Branches, In, Named, Part, Verdict
+from conntracker.rules.walk import Course, Outcome, Passed, walk
+from conntracker.steps import Rule
+
+__all__ = ["Choice", "choose", "way_of"]
+
+_TRIES = 12  # at a witness of a rule, each round
+_ROUNDS = 8
+_PAIRS = 3
+_NO_VERDICT = Verdict("continue")
+
+
+@dataclass(slots=True)
+class Choice:
+    """The packets, each once; and the rules that no packet was found for."""
+
+    packets: list[Packet] = field(default_factory=list)
+    without: list[Rule] = field(default_factory=list)
+
+
+def choose(
+    ruleset: Ruleset,
+    space: Space,
+    most: int,
+    *,
+    seed: int = 0,
+    sendable: Callable[[Packet], bool] = lambda _: True,
+    witnesses: Sequence[Packet] = (),
+) -> Choice:
+    """At most `most` packets of all IP versions that the ruleset has chains for.
+
+    sendable   whether a packet can be made
+    witnesses  packets known to match something: where to start from
+    """
+    choice, versions = Choice(), ruleset.families()
+    found: set[int] = set()
+    for number, version in enumerate(versions):
+        draw = random.Random(f"{seed}/{version}")  # noqa: S311 - nothing secret hangs on it
+        limit = most * (number + 1) // len(versions)
+        chooser = _Chooser(ruleset, space, version, draw, sendable, choice, limit)
+        for packet in witnesses:
+            if packet.get("family") == version:
+                chooser.keep(settled(chooser.sent(packet)))
+        chooser.choose()
+        found |= chooser.matched
+    choice.without = [rule for known in ruleset.chains for rule in known.chain.rules if id(rule) not in found]
+    return choice
+
+
+def way_of(packet: Packet) -> str | None:
+    """For walk(): what comes in goes where its destination leads it."""
+    return "output" if packet["way"] == "output" else None
+
+
+class _Chooser:
+    """Chooses packets of one IP version."""
+
+    def __init__(
+        self,
+        ruleset: Ruleset,
+        space: Space,
+        version: int,
+        draw: random.Random,
+        sendable: Callable[[Packet], bool],
+        choice: Choice,
+        limit: int,
+    ) -> None:
+        self.ruleset, self.space, self.draw = ruleset, space, draw
+        self.version, self.sendable, self.choice, self.limit = version, sendable, choice, limit
+        self.aim = Aim(ruleset, space, version, draw)
+        self.course, self.host = Course(ruleset, version), space.host()
+        self.matched: set[int] = set()  # id of rules
+        self._kept: set[tuple[object, ...]] = set()
+        self._known = ruleset.by_key()
+        self._callers = _callers(ruleset)
+        self._bases = {known.key for hook in self.course.hooks for known in self.course.hooks[hook]}
+
+    def choose(self) -> None:
+        """Rounds over all rules, until there are enough; what is missing then is packets at random."""
+        rules = [
+            (known, index)
+            for known in self.ruleset.chains
+            if known.chain.family in {"inet", {4: "ip", 6: "ip6"}[self.version]}
+            for index in range(len(known.chain.rules))
+        ]
+        for number in range(_ROUNDS):
+            for known, index in rules:
+                if self.full():
+                    return
+                if number < 2 or id(known.chain.rules[index]) in self.matched:
+                    self._rule(known, index)
+        for _ in range(8 * max(0, self.limit - len(self.choice.packets))):
+            if self.full():
+                return
+            self.keep(settled(self.aim.background(self.draw.choice(("input", "forward", "output")))))
+
+    def full(self) -> bool:
+        """Whether there are enough."""
+        return len(self.choice.packets) >= self.limit
+
+    def sent(self, packet: Packet) -> Packet:
+        """A packet of which only some fields are said, as one that can be sent."""
+        way = "output" if not packet.get("iif") else "forward" if packet.get("oif") else "input"
+        return self.space.blank(self.version, str(packet.get("way") or way), self.draw) | packet
+
+    def keep(self, packet: Packet) -> bool:
+        """Takes a packet, if it is new and can be sent."""
+        key = tuple(packet.values())
+        if key in self._kept or self.full() or not self.sendable(packet):
+            return False
+        self._kept.add(key)
+        self.choice.packets.append(packet)
+        return True
+
+    # --- one rule ---
+
+    def _rule(self, known: KnownChain, index: int) -> None:
+        rule, meaning = known.chain.rules[index], known.meanings[index]
+        for _ in range(_TRIES):
+            packet = self._witness(known, meaning)
+            if packet is None or not self._matches(packet, rule):
+                continue
+            self.matched.add(id(rule))
+            self.keep(packet)
+            self._borders(packet, rule, meaning)
+            self._pairs(packet, known, index)
+            return
+
+    def _witness(self, known: KnownChain, meaning: Meaning, *more: Meaning) -> Packet | None:
+        """A packet made for the rule and for the jumps that lead to it: it may be taken away before."""
+        approach = self._approach(known.key)
+        if approach is None:
+            return None
+        base, path = approach
+        ways = [way for way, hooks in WAYS.items() if base.chain.hook in hooks]
+        if not ways:
+            return None
+        packet = self.aim.background(self.draw.choice(ways))
+        for one in (*path, meaning, *more):
+            if not self.aim.toward(packet, one.parts):
+                return None
+        packet = settled(packet)
+        return packet if self.sendable(packet) else None
+
+    def _approach(self, key: ChainKey) -> tuple[KnownChain, list[Meaning]] | None:
+        """A base chain, and the jumps from there to a chain."""
+        path: list[Meaning] = []
+        while key not in self._bases:
+            callers = self._callers.get(key)
+            if not callers or len(path) > 16:
+                return None
+            known, meaning = self.draw.choice(callers)
+            path.insert(0, meaning)
+            key = known.key
+        return self._known[key], path
+
+    def _outcome(self, packet: Packet) -> Outcome:
+        """One outcome, with all atoms the same."""
+        coin = self.draw.random() < 0.5
+        answer = walk(
+            self.course,
+            packet,
+            way_of(packet),
+            host=self.host,
+            passed=True,
+            answers=lambda atom, _: coin != atom.negated,
+        )
+        return answer.outcomes[0]
+
+    def _matches(self, packet: Packet, rule: Rule) -> bool:
+        return any(step.rule is rule for _ in range(2) for step in self._outcome(packet).path.steps)
+
+    def _borders(self, packet: Packet, rule: Rule, meaning: Meaning) -> None:
+        for part in meaning.parts:
+            if isinstance(part, In | Named | AnyOf | Branches):
+                for variant in variants(self.aim, packet, part):
+                    made = settled(variant)
+                    if self.sendable(made) and self._observable(made, rule, meaning, part):
+                        self.keep(made)
+
+    def _observable(self, packet: Packet, rule: Rule, meaning: Meaning, part: Part) -> bool:
+        """Whether the packet matches the rule, or does not for this term alone."""
+        outcome = self._outcome(packet)
+        if any(step.rule is rule for step in outcome.path.steps):
+            return True
+        for passed in outcome.passed:
+            if passed.rule is rule and passed.term is part and self._alone(passed, meaning):
+                return True
+        return False
+
+    def _alone(self, passed: Passed, meaning: Meaning) -> bool:
+        state = State(dict(passed.packet), self.version, self.host, [], None)
+        return all(
+            state.holds(part)
+            for part in meaning.parts
+            if isinstance(part, In | Named | AnyOf) and part is not passed.term and not isinstance(part, Atom)
+        )
+
+    def _pairs(self, packet: Packet, known: KnownChain, index: int) -> None:
+        """Packets that a later rule of another verdict would have, if it were the earlier."""
+        rule, meaning = known.chain.rules[index], known.meanings[index]
+        mine = meaning.verdict or _NO_VERDICT
+        later = [one for one in known.meanings[index + 1 :] if (one.verdict or _NO_VERDICT).kind != mine.kind]
+        for other in self.draw.sample(later, min(_PAIRS, len(later))):
+            both = dict(packet)
+            if self.aim.toward(both, other.parts) and self.aim.toward(both, meaning.parts):
+                made = settled(both)
+                if self.sendable(made) and self._matches(made, rule):
+                    self.keep(made)
+
+
+def _callers(ruleset: Ruleset) -> dict[ChainKey, list[tuple[KnownChain, Meaning]]]:
+    """For each chain, the rules that lead to it; of a verdict map, made a rule of the case that does."""
+    found: dict[ChainKey, list[tuple[KnownChain, Meaning]]] = defaultdict(list)
+    for known in ruleset.chains:
+        for rule, meaning in known.items():
+            for target, way in _targets(meaning):
+                found[namespace_of(rule.kind), rule.family, rule.table, target].append((known, way))
+    return found
+
+
+def _targets(meaning: Meaning) -> Iterator[tuple[str, Meaning]]:
+    for index, part in enumerate(meaning.parts):
+        if isinstance(part, Verdict) and part.chain is not None:
+            yield part.chain, meaning
+        elif isinstance(part, Branches):
+            for case, verdict in part.cases:
+                if verdict.chain is not None:
+                    yield verdict.chain, Meaning((*meaning.parts[:index], case))

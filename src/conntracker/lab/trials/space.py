@@ -1,0 +1,108 @@
+"""Which packets a trial may send: interfaces, addresses of the host, and values that go with each other."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from conntracker.rules.fields import CT_STATES, ROUTE_TYPES
+from conntracker.rules.host import Host
+from conntracker.rules.intervals import normal
+from conntracker.rules.packets import Packet
+
+__all__ = ["FOREIGN", "SHORTEST", "Space", "settled"]
+
+_ICMP, _TCP, _ICMPV6 = 1, 6, 58
+_PORTED = frozenset((6, 17, 33, 132, 136))
+
+# Hosts elsewhere, by version: where no rule asks for an address.
+FOREIGN = {
+    4: (0x0A010203, 0xC0A80109, 0x08080808, 0xAC100005, 0xCB007109, 0xC6336407),
+    6: (0xFD000001 << 96 | 0x5, 0x20010DB8 << 96 | 0x7, 0x2A00 << 112 | 0x9, 0xFD00 << 112 | 0xBEEF),
+}
+_MULTICAST = {4: 0xE00000FB, 6: 0xFF02 << 112 | 0xFB}
+_BROADCAST = {4: 0xFFFFFFFF, 6: 0xFF02 << 112 | 1}
+
+# Bytes of the IP packet that each protocol needs behind IPv4's header.
+SHORTEST = {1: 8, 58: 8, 6: 20, 17: 8, 33: 16, 132: 32, 136: 8}
+_LENGTH = 120
+
+# Bits of a flow's status (linux/nf_conntrack_common.h).
+EXPECTED, SEEN_REPLY, ASSURED, CONFIRMED = 1, 2, 4, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What there is to send packets with.
+
+    interfaces  names, the loopback's left out
+    addresses   of the host, by version and interface
+    """
+
+    interfaces: tuple[str, ...]
+    addresses: Mapping[int, Mapping[str, int]]
+
+    def host(self) -> Host:
+        """As rules see it: no routes, as each packet is sent where it is wanted."""
+        local = {version: normal((one, one) for one in found.values()) for version, found in self.addresses.items()}
+        primary = {
+            (version, name): address for version, found in self.addresses.items() for name, address in found.items()
+        }
+        return Host(local=local, primary=primary)
+
+    def typed(self, version: int, kind: int, draw: random.Random) -> int | None:
+        """An address of a route type (index of ROUTE_TYPES); None if there is none."""
+        name = ROUTE_TYPES[kind]
+        if name == "local":
+            return draw.choice(list(self.addresses[version].values()))
+        if name == "unicast":
+            return draw.choice(FOREIGN[version])
+        return {"multicast": _MULTICAST[version], "broadcast": _BROADCAST[version]}.get(name)
+
+    def blank(self, version: int, way: str, draw: random.Random) -> Packet:
+        """An ordinary packet: the first of a flow of TCP between two of the foreign hosts, or to or from this one."""
+        own = self.addresses[version]
+        iif = "" if way == "output" else draw.choice(self.interfaces)
+        oif = "" if way == "input" else draw.choice(self.interfaces)
+        source, destination = draw.sample(FOREIGN[version], 2)
+        packet: Packet = {
+            "way": way, "iif": iif, "oif": oif, "family": version, "protocol": _TCP, "fragment": 0,
+            "saddr": own[oif] if way == "output" else source,
+            "daddr": own[iif] if way == "input" else destination,
+            "sport": 40000, "dport": 80, "icmp_type": 8 if version == 4 else 128, "icmp_code": 0, "tcp_flags": 2,
+            "tos": 0, "ttl": 64, "length": _LENGTH, "packet_type": 0, "mark": 0, "reverse_path": 1,
+            "ct_state": CT_STATES.index("new"), "ct_status": 0, "ct_direction": 0, "ct_mark": 0,
+            "mac": None if way == "output" else 0x02AA00000001,
+            "skuid": 0 if way == "output" else None, "skgid": 0 if way == "output" else None,
+        }  # fmt: skip
+        return packet
+
+
+def settled(packet: Packet) -> Packet:
+    """The packet without what it cannot have, and with what goes with the rest: as it can be sent, or nearly."""
+    made = dict(packet)
+    protocol, state = made["protocol"], CT_STATES[int(made["ct_state"] or 0)]
+    made["nexthdr"] = None if made["family"] == 4 else made.get("nexthdr") if _extended(made) else protocol
+    if made["fragment"]:
+        made["sport"] = made["dport"] = made["icmp_type"] = made["icmp_code"] = made["tcp_flags"] = None
+        made["nexthdr"] = 44 if made["family"] == 6 else None
+    if protocol not in _PORTED:
+        made["sport"] = made["dport"] = None
+    if protocol not in (_ICMP, _ICMPV6):
+        made["icmp_type"] = made["icmp_code"] = None
+    if protocol != _TCP:
+        made["tcp_flags"] = None
+    if state in {"invalid", "untracked"}:
+        made["ct_status"] = made["ct_direction"] = made["ct_mark"] = None
+    elif state == "new":
+        made["ct_status"] = made["ct_direction"] = made["ct_mark"] = 0
+    if made["way"] == "output":
+        made["mac"] = None
+        made["packet_type"] = 0
+        made["reverse_path"] = None
+    return made
+
+
+def _extended(packet: Packet) -> bool:
+    return packet.get("nexthdr") in (0, 60)

@@ -1,0 +1,80 @@
+"""What statements change of a packet: `meta mark set`, `ct mark set`, `ip dscp set` and their like, and NAT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conntracker.rules.fields import width_of
+from conntracker.rules.nft.expressions import Known, select, tracked
+from conntracker.rules.nft.matches import Operand, operand
+from conntracker.rules.nft.render import statement_text
+from conntracker.rules.nft.values import Unreadable, interval, number
+from conntracker.rules.terms import Assign, Effect, In, Nat, Part
+
+__all__ = ["assignment", "nat", "target_of"]
+
+_SETTABLE = {"mark", "packet_type", "tos", "ttl", "saddr", "daddr", "sport", "dport"}
+_MARKS = {"mark", "ct_mark"}
+_NETMAP = "prefix"
+
+
+def assignment(statement: dict[str, Any], known: Known) -> list[Part]:
+    """`KEY set VALUE`: an effect where the key is no field that rules look at."""
+    key, value = statement.get("key"), statement.get("value")
+    text = statement_text({"mangle": statement})
+    target = select(key, known)
+    if target is None or (target.field not in _SETTABLE and target.field != "ct_mark"):
+        return [Effect(target_of(key), text)]
+    width = width_of(target.field, 6 if target.kind == "ipv6" else 4)
+    mask = (1 << width) - 1 if target.field_mask is None else target.field_mask
+    try:
+        return [*target.needs, Assign(target.field, number(value, target.kind) << target.shift, mask)]
+    except Unreadable:
+        pass
+    source = _source(value, known) if target.field in _MARKS else None
+    if source is None or source.right:
+        return [*target.needs, Assign(target.field, None, mask)]
+    kept = mask if source.mask is None else source.mask
+    if source.selector.field == target.field:
+        return [Assign(target.field, source.xor, mask & ~kept)]
+    read: list[Part] = [tracked()] if source.selector.field == "ct_mark" else []
+    return [*read, Assign(target.field, source.xor, mask, source.selector.field, kept)]
+
+
+def target_of(key: Any) -> str:
+    """What a statement sets, as users call it: `ct zone`, `meta priority`, `tcp option maxseg`."""
+    return statement_text({"mangle": {"key": key, "value": 0}}).removesuffix(" set 0")
+
+
+def _source(value: Any, known: Known) -> Operand | None:
+    try:
+        found = operand(value, known)
+    except Unreadable:
+        return None
+    return found if found is not None and found.selector.field in _MARKS else None
+
+
+def nat(kind: str, inner: Any, known: Known, direction: str | None) -> list[Part]:
+    """`snat`, `dnat`, `masquerade` and `redirect`; direction: of its chain, for `prefix`, None if that is not known."""
+    text = statement_text({kind: inner})
+    inner = inner if isinstance(inner, dict) else {}
+    needs: list[Part] = []
+    family = {"ip": 4, "ip6": 6}.get(str(inner.get("family")))
+    if family is None and len(known.families) == 1 and known.families[0][0] == known.families[0][1]:
+        family = known.families[0][0]
+    elif family is not None:
+        needs.append(In("family", ((family, family),)))  # nft_nat_inet_eval: others go on, unchanged
+    addresses = _pair(inner.get("addr"), "ipv6" if family == 6 else "ipv4") if family else None
+    ports = _pair(inner.get("port"), "port")
+    flags = inner.get("type_flags")
+    if _NETMAP in (flags if isinstance(flags, list) else [flags]):
+        kind = "netmap"
+    return [*needs, Nat(kind, addresses, ports, text)]
+
+
+def _pair(value: Any, kind: str) -> tuple[int, int] | None:
+    """None where it depends on a map, or there is none."""
+    try:
+        return None if value is None else interval(value, kind)
+    except Unreadable:
+        return None

@@ -1,0 +1,318 @@
+"""One rule of nf_tables made into its meaning: statements become parts, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from conntracker.rules.intervals import normal, single
+from conntracker.rules.nft.atoms import is_stateful, name_of
+from conntracker.rules.nft.changes import assignment, nat
+from conntracker.rules.nft.expressions import Known, needs_of
+from conntracker.rules.nft.matches import Operand, box_of, key_boxes, key_needs, key_selectors, match_terms
+from conntracker.rules.nft.render import statement_text
+from conntracker.rules.nft.sets import Changing, Sets
+from conntracker.rules.nft.values import Unreadable, interval
+from conntracker.rules.ruleset import Meaning
+from conntracker.rules.terms import AnyOf, Assign, Atom, Branches, Effect, In, Nat, Part, Term, Verdict
+
+__all__ = ["Place", "meaning_of"]
+
+_VERDICTS = {"accept", "drop", "return", "continue", "jump", "goto"}
+_NATS = {"snat", "dnat", "masquerade", "redirect"}
+_TERMS = (Term, Branches)
+
+# linux/netfilter_ipv4.h: NF_IP_PRI_CONNTRACK. What notrack comes too late for.
+_CONNTRACK_PRIORITY = -200
+
+# Statements that only do something, as far as rules see (net/netfilter/nft_*.c: none of them ends the rule).
+_EFFECTS = {"log", "counter", "last", "dup", "flow", "ct helper", "ct timeout", "secmark"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a rule stands: what its chain and its table say about it.
+
+    name       family/table/chain/position
+    families   what of IP the table sees
+    priority   of its base chain, None in a user chain
+    hook       of its base chain
+    sets       of its table
+    """
+
+    name: str
+    families: tuple[tuple[int, int], ...]
+    priority: int | None
+    hook: str | None
+    sets: Sets
+
+
+def meaning_of(statements: list[Any], place: Place, comment: str | None) -> Meaning:
+    """What the statements of a rule ask and do. Never raises: what is not understood becomes an Atom."""
+    reader = _Reader(place, Known(place.families))
+    for statement in statements:
+        reader.read(statement)
+    uses = tuple(dict.fromkeys(_uses(statements)))
+    return Meaning(tuple(reader.parts), reader.counters, comment, uses)
+
+
+@dataclass(slots=True)
+class _Reader:
+    place: Place
+    known: Known
+    parts: list[Part] = field(default_factory=list)
+    counters: tuple[int, int] | None = None
+    atoms: int = 0
+
+    def read(self, statement: Any) -> None:
+        if not isinstance(statement, dict) or len(statement) != 1:
+            self.atom("statement", statement_text(statement), True)
+            return
+        (name, inner), *_ = statement.items()
+        reading = _READINGS.get(name)
+        if reading is not None:
+            reading(self, name, inner)
+        elif name in _VERDICTS:
+            self.parts.append(_verdict(statement))
+        elif name in _NATS:
+            hook = self.place.hook
+            self.add(nat(name, inner, self.known, hook))
+        elif name in _EFFECTS:
+            self.effect(name, inner)
+        else:
+            self.atom(name, statement_text(statement), False)
+
+    def add(self, parts: list[Any] | tuple[Any, ...]) -> None:
+        """Parts; what the packet must be is asked once."""
+        for part in parts:
+            if isinstance(part, In) and not self.known.learn(part):
+                continue
+            self.parts.append(part)
+            if isinstance(part, In | AnyOf | Atom):
+                self.counters = None  # it counted packets that this term has yet to look at
+
+    def atom(self, name: str, text: str, stateful: bool) -> None:
+        occurrence = ""
+        if stateful:
+            self.atoms += 1
+            occurrence = f"{self.place.name}/{self.atoms}"
+        self.add([Atom(name, text, occurrence)])
+
+    def match(self, name: str, inner: Any) -> None:
+        left = inner.get("left") if isinstance(inner, dict) else None
+        try:
+            self.add(match_terms(inner if isinstance(inner, dict) else {}, self.known, self.place.sets))
+        except Changing:
+            self.add(key_needs(key_selectors(left, self.known)))
+            self.atom("set", statement_text({name: inner}), True)
+        except Unreadable:
+            self.add(needs_of(left))
+            self.atom(name_of(left), statement_text({name: inner}), is_stateful(left))
+
+    def limited(self, name: str, inner: Any) -> None:
+        self.atom(name, statement_text({name: inner}), True)
+
+    def effect(self, name: str, inner: Any) -> None:
+        """A log, a counter, ...; one chosen by a map does nothing, and ends the rule, if the map has no such key."""
+        if isinstance(inner, dict) and isinstance(inner.get("map"), dict):
+            self.key(inner["map"], statement_text({name: inner}))
+        self.parts.append(Effect(name, statement_text({name: inner})))
+
+    def count(self, name: str, inner: Any) -> None:
+        if isinstance(inner, dict) and isinstance(inner.get("packets"), int) and isinstance(inner.get("bytes"), int):
+            if self.counters is None:
+                self.counters = (inner["packets"], inner["bytes"])
+            inner = None
+        self.effect(name, inner)
+
+    def key(self, mapping: dict[str, Any], text: str) -> None:
+        """That a map has the packet's key."""
+        match = {"op": "==", "left": mapping.get("key"), "right": _keys(mapping.get("data"))}
+        try:
+            named = mapping.get("data")
+            if isinstance(named, str):
+                match["right"] = {"set": [_pair(one)[0] for one in self.place.sets.elements(named)]}
+            self.add(match_terms(match, self.known, self.place.sets))
+        except Changing:
+            self.atom("map", text, True)
+        except Unreadable:
+            self.add(needs_of(mapping.get("key")))
+            self.atom("map", text, is_stateful(mapping.get("key")))
+
+    def vmap(self, name: str, inner: Any) -> None:
+        text = statement_text({name: inner})
+        inner = inner if isinstance(inner, dict) else {}
+        key = inner.get("key")
+        try:
+            selectors = key_selectors(key, self.known)
+            listed = [_pair(one) for one in self.place.sets.elements(inner.get("data"))]
+            cases = _cases(selectors, listed)
+        except (Changing, Unreadable) as error:
+            self.add(needs_of(key))
+            self.atom("vmap", text, isinstance(error, Changing) or is_stateful(key))
+            self.unknown_verdict(inner)
+            return
+        self.add(key_needs(selectors))
+        self.counters = None
+        self.parts.append(Branches(cases))
+
+    def unknown_verdict(self, inner: dict[str, Any]) -> None:
+        """One of a verdict map's verdicts, and which is not known: each behind an atom of its own."""
+        # Terms end a rule, so at most one verdict can stand here: the first, behind the atom.
+        try:
+            listed = [_pair(one)[1] for one in self.place.sets.elements(inner.get("data"))]
+            verdicts = [_verdict(one) for one in listed]
+        except (Changing, Unreadable):
+            verdicts = []
+        self.parts.append(verdicts[0] if len(set(verdicts)) == 1 else Verdict("queue", text="an unknown verdict"))
+
+    def reject(self, name: str, inner: Any) -> None:
+        kind = inner.get("type") if isinstance(inner, dict) else None
+        if kind in {"icmp", "icmpv6"}:
+            version = 4 if kind == "icmp" else 6
+            self.add([In("family", single(version))])
+        elif kind == "tcp reset":
+            self.add([In("protocol", single(6))])
+        self.parts.append(Verdict("reject", text=statement_text({name: inner}).removeprefix("reject").strip()))
+
+    def queue(self, name: str, inner: Any) -> None:
+        self.parts.append(Verdict("queue", text=statement_text({name: inner}).removeprefix("queue").strip()))
+
+    def forward(self, name: str, inner: Any) -> None:
+        self.parts.append(Verdict("stolen", text=statement_text({name: inner})))
+
+    def synproxy(self, name: str, inner: Any) -> None:
+        """nft_synproxy.c: it answers the handshake itself, the rest goes on."""
+        self.add([In("protocol", single(6))])
+        handshake = AnyOf(((In("tcp_flags", normal([(1, 18)]), 18),),))
+        other = AnyOf(((In("tcp_flags", single(0), 18),),))
+        text = statement_text({name: inner})
+        self.parts.append(Branches(((handshake, Verdict("stolen", text=text)), (other, Verdict("continue")))))
+
+    def tproxy(self, name: str, inner: Any) -> None:
+        self.add([In("protocol", normal([(6, 6), (17, 17)]))])
+        self.atom(name, statement_text({name: inner}), False)
+
+    def notrack(self, name: str, _: Any) -> None:
+        late = self.place.priority is not None and self.place.priority > _CONNTRACK_PRIORITY
+        self.parts.append(Effect(name, name) if late else Assign("ct_state", 4, 7))
+
+    def mangle(self, name: str, inner: Any) -> None:
+        inner = inner if isinstance(inner, dict) else {}
+        value = inner.get("value")
+        if isinstance(value, dict) and isinstance(value.get("map"), dict):
+            self.key(value["map"], statement_text({name: inner}))
+        self.add(assignment(inner, self.known))
+
+    def nat_key(self, inner: Any) -> None: ...
+
+    def update(self, name: str, inner: Any) -> None:
+        """`add @set { key }`: what a statement inside decides, is the set's own."""
+        inner = inner if isinstance(inner, dict) else {}
+        text = statement_text({name: inner})
+        element = inner.get("elem", inner.get("key"))
+        if isinstance(element, dict) and isinstance(element.get("elem"), dict):
+            element = element["elem"].get("val")
+        self.add(_needs_of_key(element, self.known))
+        statements = inner.get("stmt")
+        statements = statements if isinstance(statements, list) else [statements]
+        if any(isinstance(one, dict) and {"limit", "quota", "ct count"} & one.keys() for one in statements):
+            self.atom("set" if name != "meter" else name, text, True)
+        self.parts.append(Effect("set", text))
+
+
+_Reading = Callable[[_Reader, str, Any], None]
+_READINGS: dict[str, _Reading] = {
+    "match": _Reader.match,
+    "limit": _Reader.limited,
+    "quota": _Reader.limited,
+    "ct count": _Reader.limited,
+    "connlimit": _Reader.limited,
+    "ct expectation": _Reader.limited,
+    "counter": _Reader.count,
+    "vmap": _Reader.vmap,
+    "reject": _Reader.reject,
+    "queue": _Reader.queue,
+    "fwd": _Reader.forward,
+    "synproxy": _Reader.synproxy,
+    "tproxy": _Reader.tproxy,
+    "notrack": _Reader.notrack,
+    "mangle": _Reader.mangle,
+    "set": _Reader.update,
+    "map": _Reader.update,
+    "meter": _Reader.update,
+}
+
+
+def _verdict(statement: Any) -> Verdict:
+    if isinstance(statement, dict) and len(statement) == 1:
+        (name, inner), *_ = statement.items()
+        if name in {"jump", "goto"}:
+            target = inner.get("target") if isinstance(inner, dict) else None
+            if isinstance(target, str):
+                return Verdict(name, target)
+        elif name in _VERDICTS:
+            return Verdict(name)
+    raise Unreadable(f"no verdict: {statement}")
+
+
+def _pair(element: Any) -> tuple[Any, Any]:
+    """Key and value of an element of a map. Raises Unreadable."""
+    if isinstance(element, list) and len(element) == 2:
+        key, value = element
+        if isinstance(key, dict) and isinstance(key.get("elem"), dict):
+            key = key["elem"].get("val")
+        return key, value
+    raise Unreadable("no element of a map")
+
+
+def _keys(data: Any) -> Any:
+    if isinstance(data, dict) and isinstance(data.get("set"), list):
+        return {"set": [one[0] if isinstance(one, list) and one else one for one in data["set"]]}
+    return data
+
+
+def _cases(selectors: tuple[Operand, ...], listed: list[tuple[Any, Any]]) -> tuple[tuple[AnyOf, Verdict], ...]:
+    """Keys of one map do not overlap, but for `*`, which stands for the others: so those of one verdict go together."""
+    grouped: dict[Verdict, list[Any]] = {}
+    last: Verdict | None = None
+    for key, value in listed:
+        verdict = _verdict(value)
+        if key == "*":
+            last = verdict
+        else:
+            grouped.setdefault(verdict, []).append(key)
+    cases = [(AnyOf(_boxes(selectors, keys)), verdict) for verdict, keys in grouped.items()]
+    if last is not None:
+        cases.append((AnyOf((box_of(selectors, "*"),)), last))
+    return tuple(cases)
+
+
+def _boxes(selectors: tuple[Operand, ...], keys: list[Any]) -> Any:
+    one = selectors[0]
+    if len(selectors) == 1 and not one.selector.is_name and not one.xor and not one.right:
+        values = normal(interval(key, one.selector.kind) for key in keys)
+        return ((one.selector.test(values, one.mask),),)
+    return tuple(box_of(selectors, key) for key in keys)
+
+
+def _needs_of_key(key: Any, known: Known) -> list[Any]:
+    try:
+        return key_needs(key_selectors(key, known))
+    except Unreadable:
+        return list(needs_of(key))
+
+
+def _uses(value: Any) -> Iterator[str]:
+    """Names of the sets and maps in a rule."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _uses(one)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            if isinstance(one, str):
+                if one.startswith("@") and key in {"right", "data", "set", "map"}:
+                    yield one[1:]
+            elif key != "left" and isinstance(one, dict | list):
+                yield from _uses(one)

@@ -1,0 +1,432 @@
+"""Rulesets as circuits: which packets get to a rule, match it, and what becomes of them.
+
+A chain is made once for all places that lead to it, unless a rule on the way has changed a field that it asks for: what
+it does is told relative to its entry, so that the circuit grows with the number of rules and not of paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from conntracker.rules.fields import FIELDS
+from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset, namespace_of
+from conntracker.rules.solve.circuit import FALSE, TRUE, Vector
+from conntracker.rules.solve.domain import Domain, Values
+from conntracker.rules.terms import AnyOf, Assign, Atom, Branches, Effect, In, Named, Nat, Part, Term, Verdict
+from conntracker.steps import Rule
+
+__all__ = ["ENDINGS", "Encoded", "Encoder", "Place"]
+
+Place = tuple[ChainKey, int]
+
+ENDINGS = frozenset(("accept", "drop", "reject", "queue", "stolen"))
+# What an atom may look at that rules can change.
+_CHANGING = frozenset(("saddr", "daddr", "sport", "dport", "mark", "ct_mark", "ct_state"))
+_NAT_FIELDS = frozenset(("saddr", "daddr", "sport", "dport", "saddr_type", "daddr_type", "ct_status"))
+# Harmless when packets that a rule does not match have it done to them, too: nothing but the count is lost.
+_COUNTING = frozenset(("counter",))
+
+
+@dataclass(slots=True)
+class Encoded:
+    """A chain, for packets that come to it with certain fields. All literals are relative to its entry.
+
+    matched   by rule: it is reached, and all its terms hold
+    acted     by rule: it is reached, and does something, be it only a change before the term that fails
+    terms     by rule: its terms hold
+    left      the packet comes out at the end or by return
+    changed   the fields that it then has, as far as they were changed
+    ended     by outcome (`drop`, `reject with ...`): it ends here, or in a chain that this one leads to
+    accepted  the fields of packets that are accepted, as far as they were changed
+    calls     chains that it leads to, and when
+    entry     of base chains: the packets that come to it
+    end       the packet comes to the end of the chain
+    natted    it is given a NAT
+    passing   by rule: it keeps the packet from the next one
+    """
+
+    chain: KnownChain
+    hook: str
+    matched: list[int] = field(default_factory=list)
+    acted: list[int] = field(default_factory=list)
+    terms: list[int] = field(default_factory=list)
+    passing: list[int] = field(default_factory=list)
+    left: int = FALSE
+    changed: dict[str, Vector] = field(default_factory=dict)
+    ended: dict[str, int] = field(default_factory=dict)
+    accepted: dict[str, Vector] = field(default_factory=dict)
+    calls: list[tuple[Encoded, int]] = field(default_factory=list)
+    entry: int = FALSE
+    end: int = FALSE
+    natted: int = FALSE
+
+
+class Encoder:
+    """The chains of one ruleset, for one IP version."""
+
+    def __init__(self, ruleset: Ruleset, domain: Domain, atoms: Atoms) -> None:
+        self.domain, self.circuit, self.atoms = domain, domain.circuit, atoms
+        self.chains = ruleset.by_key()
+        self.made: list[Encoded] = []  # callees before their callers
+        self._cache: dict[tuple[ChainKey, str, tuple[int, ...]], Encoded] = {}
+        self._touched: dict[ChainKey, frozenset[str]] = {}
+        self._open: set[ChainKey] = set()
+        self._keep: list[Vector] = []
+        self._tests: dict[tuple[object, ...], int] = {}
+        self.untracked = False  # whether connection tracking is still to come
+
+    # --- chains ---
+
+    def chain(self, known: KnownChain, values: Values, hook: str) -> Encoded:
+        """The chain, for packets with these fields. Raises ValueError for chains that lead back to themselves."""
+        touched = sorted(self.touched(known.key))
+        vectors = [values[name] for name in touched]
+        key = known.key, hook if known.chain.hook is None and self._hooked(touched) else "", tuple(map(id, vectors))
+        found = self._cache.get(key)
+        if found is None:
+            if known.key in self._open:
+                raise ValueError(f"chain {known.chain.name} leads back to itself")
+            self._open.add(known.key)
+            found = self._cache[key] = _Making(self, known, values, hook).make()
+            self._open.discard(known.key)
+            self._keep += vectors
+            self.made.append(found)
+        return found
+
+    @staticmethod
+    def _hooked(touched: list[str]) -> bool:
+        """Whether what a chain does depends on the hook: which way its NAT goes."""
+        return "saddr" in touched and "daddr" in touched
+
+    def target(self, rule: Rule, name: str) -> KnownChain | None:
+        """The chain of the rule's table that a jump leads to."""
+        return self.chains.get((namespace_of(rule.kind), rule.family, rule.table, name))
+
+    def touched(self, key: ChainKey) -> frozenset[str]:
+        """The fields that a chain, or one that it leads to, asks for or changes."""
+        if key not in self._touched:
+            self._touched[key] = frozenset()  # of a loop, which is found later
+            known = self.chains.get(key)
+            found: set[str] = set()
+            for rule, meaning in known.items() if known is not None else ():
+                for part in meaning.parts:
+                    found |= _fields_of(part)
+                    for name in _targets(part):
+                        found |= self.touched((key[0], rule.family, rule.table, name))
+            for name in list(found):
+                if name in FIELDS:
+                    found.update(other for other, _ in FIELDS[name].requires)
+            self._touched[key] = frozenset(found)
+        return self._touched[key]
+
+    # --- terms ---
+
+    def holds(self, term: Term, values: Values, place: tuple[object, ...]) -> int:
+        """Whether a term holds for packets with these fields."""
+        if isinstance(term, In):
+            return self._in(term, values)
+        if isinstance(term, Named):
+            number = values[term.field]
+            found = self.circuit.within(number, self.domain.interfaces.matching(term.patterns))
+            return -found if term.negated else found
+        if isinstance(term, Atom):
+            literal = self.atoms.literal(term, values, place)
+            return -literal if term.negated else literal
+        found = self.circuit.some([
+            self.circuit.every([self.holds(test, values, place) for test in box]) for box in term.boxes
+        ])  # fmt: skip
+        if not term.negated:
+            return found
+        first = [test.field for test in (term.boxes[0] if term.boxes else ()) if isinstance(test, In)]
+        return self.circuit.every([-found, *(self.domain.present(values, name) for name in first)])
+
+    def _in(self, term: In, values: Values) -> int:
+        number = values[term.field]
+        key = term, number, *(values[other] for other, _ in FIELDS[term.field].requires)
+        found = self._tests.get(key)
+        if found is None:
+            inner = number
+            if term.mask is not None:
+                width = len(number.bits)
+                bits = (bit if term.mask >> (width - 1 - i) & 1 else FALSE for i, bit in enumerate(number.bits))
+                inner = self.circuit.vector(bits)
+            within = self.circuit.within(inner, term.values)
+            found = self._tests[key] = self.circuit.both(self.domain.present(values, term.field), within)
+        return found
+
+    # --- changes ---
+
+    def assigned(self, part: Assign, values: Values) -> Vector:
+        """The value that a field gets."""
+        circuit, old = self.circuit, values[part.field]
+        width = len(old.bits)
+        if part.value is None:
+            return self.domain.free(("assigned", part, old), width)
+        full = (1 << width) - 1
+        kept = [FALSE if part.mask >> (width - 1 - i) & 1 else bit for i, bit in enumerate(old.bits)]
+        added = list(circuit.constant(part.value & full, width).bits)
+        if part.source is not None:
+            source = values[part.source].bits
+            source = source[-width:] if len(source) >= width else (FALSE,) * (width - len(source)) + source
+            masked = [bit if part.source_mask >> (width - 1 - i) & 1 else FALSE for i, bit in enumerate(source)]
+            added = [circuit.differ(a, b) for a, b in zip(masked, added, strict=True)]
+        new = circuit.vector(circuit.differ(a, b) for a, b in zip(kept, added, strict=True))
+        if part.source is None:
+            return new
+        has = self.domain.present(values, part.source)
+        return circuit.mux(has, new, self.domain.free(("unsourced", part, old), width))
+
+    def translated(self, nat: Nat, values: Values, hook: str) -> dict[str, Vector]:
+        """The fields that a packet gets from NAT: the destination's before routing, the source's behind it."""
+        circuit, domain = self.circuit, self.domain
+        to = hook in {"prerouting", "output"}
+        address, port = ("daddr", "dport") if to else ("saddr", "sport")
+        width = len(values[address].bits)
+        key = (nat.kind, nat.addresses, nat.ports, address)
+        changed: dict[str, Vector] = {}
+        if nat.kind == "netmap" and nat.addresses is not None:
+            low, high = nat.addresses
+            own = zip(circuit.constant(low, width).bits, circuit.constant(high - low, width).bits, strict=True)
+            changed[address] = circuit.vector(
+                bit if host == TRUE else fixed for bit, (fixed, host) in zip(values[address].bits, own, strict=True)
+            )
+        elif nat.addresses is not None:
+            changed[address] = domain.bounded(key, width, *nat.addresses)
+        elif nat.kind == "redirect" and hook == "output":
+            changed[address] = circuit.constant(0x7F000001 if width == 32 else 1, width)
+        elif nat.kind in {"redirect", "masquerade"} or nat.ports is None:
+            changed[address] = domain.free(key, width)
+        if address in changed:
+            kind = f"{address}_type"
+            changed[kind] = domain.address_type(kind, changed[address])
+        if nat.ports is not None:
+            changed[port] = domain.bounded(("port", *key), 16, *nat.ports)
+        differs = circuit.some([circuit.unequal(values[name], changed[name]) for name in (address, port) if name in changed])
+        bits = list(values["ct_status"].bits)
+        which = len(bits) - (1 << (5 if to else 4)).bit_length()
+        bits[which] = circuit.either(bits[which], differs)
+        changed["ct_status"] = circuit.vector(bits)
+        return changed
+
+
+class _Making:
+    """One chain being made: what holds of the packet where the next rule stands."""
+
+    def __init__(self, encoder: Encoder, known: KnownChain, values: Values, hook: str) -> None:
+        self.encoder, self.circuit, self.hook = encoder, encoder.circuit, hook
+        self.out = Encoded(known, hook)
+        self.given = values
+        self.values = dict(values)
+        self.reached = TRUE  # the next rule
+        self.leaving: list[tuple[int, dict[str, Vector]]] = []
+        self.accepting: list[tuple[int, dict[str, Vector]]] = []
+        self.endings: dict[str, list[int]] = {}
+
+    def make(self) -> Encoded:
+        """The chain, whole."""
+        for index, (rule, meaning) in enumerate(self.out.chain.items()):
+            self._rule(index, rule, meaning)
+        out = self.out
+        out.end = self.reached
+        self.leaving.append((self.reached, self.values))
+        out.left, out.changed = self._merged(self.leaving)
+        accepted, out.accepted = self._merged(self.accepting)
+        out.ended = {kind: self.circuit.some(literals) for kind, literals in self.endings.items()}
+        if accepted != FALSE:
+            out.ended["accept"] = accepted
+        return out
+
+    def _merged(self, ways: list[tuple[int, dict[str, Vector]]]) -> tuple[int, dict[str, Vector]]:
+        """The OR of ways out, and the fields that packets have on them, as far as they were changed."""
+        ways = [(literal, values) for literal, values in ways if literal != FALSE]
+        changed: dict[str, Vector] = {}
+        for name, given in self.given.items():
+            if all(values[name] is given for _, values in ways):
+                continue
+            found = ways[-1][1][name]
+            for literal, values in reversed(ways[:-1]):
+                found = self.circuit.mux(literal, values[name], found)
+            changed[name] = found
+        return self.circuit.some([literal for literal, _ in ways]), changed
+
+    def _rule(self, index: int, rule: Rule, meaning: Meaning) -> None:
+        circuit, out = self.circuit, self.out
+        holding = TRUE  # the terms so far
+        acted = FALSE
+        before = self.reached
+        ended = False
+        place = (out.chain.key, index, self.hook, id(out))
+        for number, part in enumerate(meaning.parts):
+            if isinstance(part, In | Named | AnyOf | Atom):
+                holding = circuit.both(holding, self.encoder.holds(part, self.values, (*place, number)))
+            elif isinstance(part, Assign):
+                acted = circuit.either(acted, holding)
+                self._assign(part, holding)
+            elif isinstance(part, Effect):
+                if part.name not in _COUNTING:
+                    acted = circuit.either(acted, holding)
+            elif isinstance(part, Nat):
+                self._nat(part, holding)
+                ended = True
+                break
+            elif isinstance(part, Verdict):
+                self._verdict(rule, part, holding)
+                ended = True
+                break
+            else:
+                holding = self._branches(rule, part, holding, (*place, number))
+                ended = True
+                break
+        if not ended:
+            out.passing.append(FALSE)
+        out.terms.append(holding)
+        out.matched.append(circuit.both(before, holding))
+        out.acted.append(circuit.both(before, circuit.either(acted, holding)))
+
+    def _branches(self, rule: Rule, part: Branches, holding: int, place: tuple[object, ...]) -> int:
+        open_, found = holding, []
+        before = self.reached
+        for case, verdict in part.cases:
+            fits = self.circuit.both(open_, self.encoder.holds(case, self.values, place))
+            open_ = self.circuit.both(open_, -fits)
+            found.append(fits)
+            self._verdict(rule, verdict, fits)
+            self.out.passing.pop()
+        self.out.passing.append(self.circuit.both(before, -self.reached))
+        return self.circuit.some(found)
+
+    def _assign(self, part: Assign, holding: int) -> None:
+        if part.field == "ct_state" and not self.encoder.untracked:
+            return  # `notrack` behind connection tracking does nothing
+        new = self.encoder.assigned(part, self.values)
+        self.values[part.field] = self.circuit.mux(holding, new, self.values[part.field])
+
+    def _nat(self, part: Nat, holding: int) -> None:
+        here = self.circuit.both(self.reached, holding)
+        self.accepting.append((here, self.values | self.encoder.translated(part, self.values, self.hook)))
+        self.out.natted = self.circuit.either(self.out.natted, here)
+        self.reached = self.circuit.both(self.reached, -holding)
+        self.out.passing.append(here)
+
+    def _verdict(self, rule: Rule, part: Verdict, holding: int) -> None:
+        """What becomes of packets that match: `passing` gets whether the rule keeps them from the next one."""
+        circuit, out = self.circuit, self.out
+        here = circuit.both(self.reached, holding)
+        if part.kind in {"jump", "goto"}:
+            self._jump(rule, part, holding, here)
+            return
+        if part.kind == "continue":
+            out.passing.append(FALSE)
+            return
+        if part.kind == "accept":
+            self.accepting.append((here, dict(self.values)))
+        elif part.kind == "return":
+            self.leaving.append((here, dict(self.values)))
+        else:
+            name = f"{part.kind} {part.text}" if part.text else part.kind
+            self.endings.setdefault(name, []).append(here)
+        out.passing.append(here)
+        self.reached = circuit.both(self.reached, -holding)
+
+    def _jump(self, rule: Rule, part: Verdict, holding: int, here: int) -> None:
+        circuit, out = self.circuit, self.out
+        known = self.encoder.target(rule, part.chain or "")
+        if known is None:
+            raise ValueError(f"{rule.source or rule.text}: there is no chain {part.chain}")
+        called = self.encoder.chain(known, self.values, self.hook)
+        out.calls.append((called, here))
+        out.natted = circuit.either(out.natted, circuit.both(here, called.natted))
+        for name, literal in called.ended.items():
+            both = circuit.both(here, literal)
+            if name == "accept":
+                self.accepting.append((both, self.values | called.accepted))
+            else:
+                self.endings.setdefault(name, []).append(both)
+        if part.kind == "goto":
+            self.leaving.append((circuit.both(here, called.left), self.values | called.changed))
+            out.passing.append(here)
+            self.reached = circuit.both(self.reached, -holding)
+            return
+        out.passing.append(circuit.both(here, -called.left))
+        self.reached = circuit.both(self.reached, circuit.either(-holding, called.left))
+        for name, vector in called.changed.items():
+            self.values[name] = circuit.mux(holding, vector, self.values[name])
+
+
+class Atoms:
+    """The outcomes of matches that are not in the packet, by text; shared by the rulesets that are compared."""
+
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+        self.outcomes: dict[int, tuple[Atom, tuple[object, ...]]] = {}
+        self._alone: dict[tuple[object, ...], int] = {}
+        self._count: dict[str, int] = {}
+        self._shared: dict[str, list[tuple[tuple[Vector, ...], int]]] = {}
+        self._by_key: dict[tuple[object, ...], int] = {}
+
+    def start(self) -> None:
+        """Another ruleset begins: stateful matches of equal text are paired in the order in which they come."""
+        self._count.clear()
+        self._alone.clear()
+
+    def literal(self, atom: Atom, values: Values, place: tuple[object, ...]) -> int:
+        """The outcome of an atom for packets with these fields, not negated."""
+        return self._stateful(atom, place) if atom.occurrence else self._pure(atom, values)
+
+    def _stateful(self, atom: Atom, place: tuple[object, ...]) -> int:
+        key = (atom.occurrence, atom.text, *place)
+        if key not in self._alone:
+            number = self._count[atom.text] = self._count.get(atom.text, 0) + 1
+            paired = ("stateful", atom.text, number)
+            if paired not in self._by_key:
+                self._by_key[paired] = self._new(atom, place)
+            self._alone[key] = self._by_key[paired]
+        return self._alone[key]
+
+    def _pure(self, atom: Atom, values: Values) -> int:
+        vectors = tuple(values[name] for name in sorted(_CHANGING))
+        key = ("pure", atom.name, atom.text, *vectors)
+        if key not in self._by_key:
+            literal = self._by_key[key] = self._new(atom, ())
+            self._agree(atom, vectors, literal)
+        return self._by_key[key]
+
+    def _agree(self, atom: Atom, vectors: tuple[Vector, ...], literal: int) -> None:
+        """For equal packets the outcome is equal, even where rules have made them so."""
+        circuit = self.domain.circuit
+        others = self._shared.setdefault(f"{atom.name} {atom.text}", [])
+        for before, other in others:
+            unequal = circuit.some([circuit.unequal(a, b) for a, b in zip(vectors, before, strict=True)])
+            self.domain.always.append(circuit.either(unequal, -circuit.differ(literal, other)))
+        others.append((vectors, literal))
+
+    def _new(self, atom: Atom, place: tuple[object, ...]) -> int:
+        literal = self.domain.circuit.new()
+        self.outcomes[literal] = atom, place
+        return literal
+
+
+def _fields_of(part: Part) -> Iterator[str] | set[str]:
+    if isinstance(part, In | Named):
+        return {part.field}
+    if isinstance(part, AnyOf):
+        return {test.field for box in part.boxes for test in box}
+    if isinstance(part, Atom):
+        return set(_CHANGING) if not part.occurrence else set()
+    if isinstance(part, Assign):
+        return {part.field} | ({part.source} if part.source else set())
+    if isinstance(part, Nat):
+        return set(_NAT_FIELDS)
+    if isinstance(part, Branches):
+        return {name for case, _ in part.cases for name in _fields_of(case)}
+    return set()
+
+
+def _targets(part: Part) -> Iterable[str]:
+    if isinstance(part, Verdict) and part.chain is not None:
+        return (part.chain,)
+    if isinstance(part, Branches):
+        return [verdict.chain for _, verdict in part.cases if verdict.chain is not None]
+    return ()
+

@@ -1,0 +1,84 @@
+"""A ruleset with a solver: the questions that all answers are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from conntracker.rules.intervals import Intervals
+from conntracker.rules.ruleset import Ruleset
+from conntracker.rules.solve.circuit import FALSE, TRUE, Circuit
+from conntracker.rules.solve.domain import Domain, Witness
+from conntracker.rules.solve.encode import Atoms
+from conntracker.rules.solve.names import Interfaces
+from conntracker.rules.solve.session import Session
+from conntracker.rules.solve.ways import Way, encode
+
+__all__ = ["Local", "Question", "evaluation", "question", "witness"]
+
+# The host's own addresses by IP version, where they are known.
+Local = Mapping[int, Intervals] | None
+
+
+class Question:
+    """One or more rulesets in one circuit, for one IP version, and a solver that knows which packets there are."""
+
+    def __init__(self, rulesets: Sequence[Ruleset], version: int, local: Local = None) -> None:
+        self.version = version
+        self.domain = Domain(version, Interfaces(rulesets), local)
+        self.atoms = Atoms(self.domain)
+        self.ways: list[Way] = [encode(ruleset, self.domain, self.atoms) for ruleset in rulesets]
+        self.usual = self.domain.usual()
+        self.session = Session(self.domain.circuit, self.domain.always)
+
+
+@contextmanager
+def question(rulesets: Sequence[Ruleset], version: int, local: Local = None) -> Iterator[Question]:
+    """A Question, closed at the end."""
+    made = Question(rulesets, version, local)
+    try:
+        yield made
+    finally:
+        made.session.close()
+
+
+def witness(asked: Question, literals: Sequence[int]) -> Witness | None:
+    """A packet, as usual as possible, for which all literals hold; None if there is none."""
+    session = asked.session
+    held = [one for one in literals if one != TRUE]
+    if FALSE in held:
+        return None
+    wanted = asked.usual
+    while not session.ask(*held, *wanted):
+        core = set(session.core())
+        blamed = [one for one in wanted if one in core]
+        if not blamed:
+            return None
+        wanted = [one for one in wanted if one != blamed[-1]]
+    true = evaluation(asked.domain.circuit, session.model())
+    atoms = [(atom.text, literal) for literal, (atom, _) in asked.atoms.outcomes.items()]
+    return asked.domain.witness(true, atoms)
+
+
+def evaluation(circuit: Circuit, model: Sequence[int]) -> Callable[[int], bool]:
+    """Whether a literal holds, by the inputs of a model; inputs that the solver was never told of do not."""
+    known: dict[int, bool] = {TRUE: True}
+
+    def of(variable: int) -> bool:
+        open_ = [variable]
+        while open_:
+            one = open_[-1]
+            gate = circuit.gates[one]
+            if one in known:
+                open_.pop()
+            elif gate is None:
+                known[one] = one <= len(model) and model[one - 1] > 0
+            else:
+                missing = [abs(literal) for literal in gate if abs(literal) not in known]
+                if missing:
+                    open_ += missing
+                else:
+                    known[one] = all(known[abs(literal)] == (literal > 0) for literal in gate)
+        return known[variable]
+
+    return lambda literal: of(abs(literal)) == (literal > 0)

@@ -1,0 +1,206 @@
+"""Packets made of what the rules themselves ask: most rules that can match are shown to by one of these.
+
+A rule's packets have values of its own terms and of the jumps that lead to it: the ends of intervals, and something
+between. All are worked out at once (Circuit.simulate); what they cannot show is left to the solver.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+import numpy as np
+
+from conntracker.rules.fields import FIELDS, NAMES, width_of
+from conntracker.rules.intervals import Intervals, intersect, normal, single
+from conntracker.rules.ruleset import ChainKey, Meaning, Ruleset, namespace_of
+from conntracker.rules.solve.domain import Domain
+from conntracker.rules.solve.encode import Place
+from conntracker.rules.terms import AnyOf, Branches, In, Named, Part, Verdict
+
+__all__ = ["Wishes", "paths_to", "sample_words", "wishes_of"]
+
+# By field, the values that a packet should have; interfaces as numbers.
+Wishes = dict[str, Intervals]
+
+_WAYS = {"prerouting": ("input", "forward"), "input": ("input",), "forward": ("forward",), "output": ("output",),
+         "postrouting": ("forward", "output")}  # fmt: skip
+_MOST_PATHS = 3
+
+
+def wishes_of(parts: tuple[Part, ...], domain: Domain, chance: random.Random, target: str | None = None) -> Wishes:
+    """What a packet should be for the parts to hold, of alternatives one; of a verdict map, one that leads to `target`."""
+    wishes: Wishes = {}
+    for part in parts:
+        if isinstance(part, In | Named):
+            _wish(wishes, part, domain)
+        elif isinstance(part, AnyOf) and not part.negated and part.boxes:
+            for test in chance.choice(part.boxes):
+                _wish(wishes, test, domain)
+        elif isinstance(part, Branches):
+            cases = [case for case, verdict in part.cases if target is None or verdict.chain == target]
+            if cases:
+                for field, values in wishes_of((chance.choice(cases),), domain, chance).items():
+                    wishes[field] = intersect(wishes[field], values) if field in wishes else values
+    return wishes
+
+
+def _wish(wishes: Wishes, test: In | Named, domain: Domain) -> None:
+    if isinstance(test, Named):
+        values = domain.interfaces.matching(test.patterns)
+        if test.negated:
+            values = normal(
+                (i, i) for i in range(len(domain.interfaces.names)) if not any(low <= i <= high for low, high in values)
+            )
+    else:
+        values = test.values
+    wishes[test.field] = intersect(wishes[test.field], values) if test.field in wishes else values
+
+
+def paths_to(ruleset: Ruleset) -> dict[ChainKey, list[tuple[tuple[tuple[Part, ...], str], ...]]]:
+    """A few ways to each chain: the parts of the rules that lead there, each with the chain that it leads to."""
+    chains = ruleset.by_key()
+    found: dict[ChainKey, list[tuple[tuple[tuple[Part, ...], str], ...]]] = {}
+    open_ = [(chain.key, ()) for chain in ruleset.chains if chain.chain.hook is not None]
+    paths: list[tuple[ChainKey, tuple[tuple[tuple[Part, ...], str], ...]]] = list(open_)
+    while paths:
+        key, path = paths.pop()
+        known = found.setdefault(key, [])
+        if len(known) >= _MOST_PATHS or len(path) > 32 or key not in chains:
+            continue
+        known.append(path)
+        for rule, meaning in chains[key].items():
+            for name in _targets(meaning):
+                paths.append(((namespace_of(rule.kind), rule.family, rule.table, name), (*path, (meaning.parts, name))))
+    return found
+
+
+def _targets(meaning: Meaning) -> list[str]:
+    verdicts = [part for part in meaning.parts if isinstance(part, Verdict)]
+    verdicts += [one for part in meaning.parts if isinstance(part, Branches) for _, one in part.cases]
+    return [one.chain for one in verdicts if one.chain is not None]
+
+
+class _Columns:
+    """Values of each field, packet by packet."""
+
+    def __init__(self, domain: Domain, chance: random.Random) -> None:
+        self.domain, self.chance = domain, chance
+        self.values: dict[str, list[int]] = {name: [] for name in (*FIELDS, *NAMES)}
+        self.ways: list[str] = []
+
+    def add(self, wishes: Mapping[str, Intervals], way: str) -> None:
+        """A packet: what is wished, else what is usual."""
+        chance, version = self.chance, self.domain.version
+        usual = self._usual(way)
+        for name, column in self.values.items():
+            values = wishes.get(name)
+            if name in NAMES:
+                none = (name == "iif" and way == "output") or (name == "oif" and way == "input")
+                values = single(0) if none else intersect(values or ((1, 1 << 16),), ((1, 1 << 16),))
+            elif not values and name == "tcp_flags":
+                values = single(chance.choice((2, 2, 16, 18, 1, 4, 0, 63)))
+            column.append(_pick(values, chance) if values else usual[name])
+        columns = self.values
+        if version == 6 and not wishes.get("nexthdr"):
+            columns["nexthdr"][-1] = columns["protocol"][-1]
+        self.ways.append(way)
+
+    def _usual(self, way: str) -> dict[str, int]:
+        chance = self.chance
+        address = 0x0B000000 + chance.getrandbits(24) if self.domain.version == 4 else (0x2A00 << 112) + chance.getrandbits(64)
+        other = 0x0C000000 + chance.getrandbits(24) if self.domain.version == 4 else (0x2A01 << 112) + chance.getrandbits(64)
+        known = {
+            "saddr": address, "daddr": other, "protocol": chance.choice((6, 17, 6, 1 if self.domain.version == 4 else 58, 99)),
+            "sport": chance.randrange(1024, 65536), "dport": chance.randrange(1, 65536), "ct_state": 3, "ttl": 64,
+            "length": 60, "saddr_type": 1, "daddr_type": 2 if way == "input" else 1, "reverse_path": 1,
+            "icmp_type": chance.randrange(256), "iif": 1 + chance.randrange(8), "oif": 1 + chance.randrange(8),
+        }  # fmt: skip
+        return {name: known.get(name, 0) for name in self.values}
+
+
+def _pick(values: Intervals, chance: random.Random) -> int:
+    low, high = values[chance.randrange(len(values))]
+    which = chance.randrange(4)
+    return low if which == 0 else high if which == 1 else chance.randint(low, high)
+
+
+def sample_words(
+    ruleset: Ruleset, domain: Domain, atoms: list[int], each: int, seed: int = 0
+) -> tuple[dict[int, int], int, list[Place]]:
+    """Input words for Circuit.simulate, with a mask of all packets, and the rule that each packet was made for.
+
+    each   packets for each rule and way that leads to it
+    """
+    chance = random.Random(seed)  # noqa: S311 - packets, not secrets
+    columns, made_for = _Columns(domain, chance), []
+    family = {4: ("ip", "inet"), 6: ("ip6", "inet")}[domain.version]
+    paths, chains = paths_to(ruleset), ruleset.by_key()
+    hooks = _hooks_of(ruleset)
+    for key, ways in paths.items():
+        if key[1] not in family or key not in chains:
+            continue
+        routes = [way for hook in sorted(hooks.get(key, ())) for way in _WAYS.get(hook, ())]
+        if not routes:
+            continue
+        for index, meaning in enumerate(chains[key].meanings):
+            for path in ways:
+                for _ in range(each):
+                    wishes = wishes_of(meaning.parts, domain, chance)
+                    for parts, target in path:
+                        for field, values in wishes_of(parts, domain, chance, target).items():
+                            both = intersect(wishes[field], values) if field in wishes else values
+                            wishes[field] = both or values
+                    columns.add(wishes, chance.choice(routes))
+                    made_for.append((key, index))
+    return _words(columns, domain, atoms, chance), (1 << len(made_for)) - 1, made_for
+
+
+def _hooks_of(ruleset: Ruleset) -> dict[ChainKey, set[str]]:
+    """The hooks from which each chain can be got to."""
+    chains = ruleset.by_key()
+    found: dict[ChainKey, set[str]] = {}
+    open_ = [(chain.key, chain.chain.hook) for chain in ruleset.chains if chain.chain.hook is not None]
+    while open_:
+        key, hook = open_.pop()
+        if key not in chains or hook in found.setdefault(key, set()):
+            continue
+        found[key].add(hook)
+        for rule, meaning in chains[key].items():
+            open_ += [((namespace_of(rule.kind), rule.family, rule.table, name), hook) for name in _targets(meaning)]
+    return found
+
+
+def _words(columns: _Columns, domain: Domain, atoms: list[int], chance: random.Random) -> dict[int, int]:
+    """The bits of all packets, turned: a word for each input of the circuit."""
+    count = len(columns.ways)
+    words: dict[int, int] = {}
+    for name, column in columns.values.items():
+        bits = domain.start[name].bits
+        width = domain.interfaces.width if name in NAMES else width_of(name, domain.version)
+        words |= zip(bits, _turned(column, width, len(domain.interfaces.names) if name in NAMES else None), strict=True)
+    forward = _word([way == "forward" for way in columns.ways])
+    output = _word([way == "output" for way in columns.ways])
+    # The order in which Domain makes them: see Domain.ways.
+    words[domain.choosers[0]], words[domain.choosers[1]] = forward, output
+    full = (1 << count) - 1
+    words[domain.has["mac"]] = full & ~output
+    words[domain.has["socket"]] = output
+    for literal in atoms:
+        words[literal] = chance.getrandbits(count) if count else 0
+    return words
+
+
+def _word(flags: list[bool]) -> int:
+    return int.from_bytes(np.packbits(np.array(flags, bool), bitorder="little").tobytes(), "little")
+
+
+def _turned(column: list[int], width: int, count: int | None) -> list[int]:
+    """Bit by bit, most significant first."""
+    if count is not None:
+        column = [number if number < count else 2 + number % max(1, count - 2) for number in column]
+    size = (width + 7) // 8
+    raw = b"".join((number & ((1 << width) - 1)).to_bytes(size, "big") for number in column)
+    table = np.unpackbits(np.frombuffer(raw, np.uint8).reshape(len(column), size), axis=1)[:, size * 8 - width :]
+    packed = np.packbits(table, axis=0, bitorder="little")
+    return [int.from_bytes(packed[:, i].tobytes(), "little") for i in range(width)]
