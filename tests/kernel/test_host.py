@@ -11,11 +11,12 @@ from conntracker.sources.netns import Namespace
 
 SETUP = """
 link set lo up
-link add eth0 type dummy
+link add eth0 type veth peer name eth1
 addr add 10.1.2.3/24 dev eth0
 addr add 10.1.2.4/24 dev eth0
 addr add 2001:db8::1/64 dev eth0 nodad
 link set eth0 up
+link set eth1 up
 route add default via 10.1.2.254
 """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +36,7 @@ def test_equal_sets_have_one_form(pairs: list[tuple[int, int]]) -> None:
     """The intervals are sorted and neither overlap nor touch, however the set was said."""
     form = normal(pairs)
     assert normal(reversed(form)) == form
-    assert all(before[1] + 1 < after[0] for before, after in zip(form, form[1:], strict=False))
+    assert all(before[1] + 1 < after[0] for before, after in pairwise(form))
 
 
 @given(st.integers(0, 255), st.integers(0, 255))
