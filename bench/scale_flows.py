@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from random import Random
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scale_words import prefix
 
 
 @dataclass(frozen=True, slots=True)
 class Flows:
-    """Packets of flows, as columns for conntracker.rules.decide: numbers, and names for iif and oif.
+    """Packets of flows.
 
-    columns   field (conntracker.rules.fields) -> array of one length; all are IPv4
+    columns   field (conntracker.rules.fields) -> array of `size` numbers; of iif and oif indices into `names`
     """
 
-    columns: dict[str, Any]
+    columns: dict[str, NDArray[np.uint64]]
+    names: tuple[str, ...]
     size: int
 
 
-_OPTIONS: dict[str, tuple[str, Callable[[str], tuple[int, int]]]] = {}
 _PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1}
 
 
@@ -49,11 +48,11 @@ def _mac(text: str) -> tuple[int, int]:
     return value, value
 
 
-_OPTIONS.update({
+_OPTIONS = {
     "-s": ("saddr", _network), "-d": ("daddr", _network), "--src-range": ("saddr", _address_range),
     "--dst-range": ("daddr", _address_range), "--sport": ("sport", _port_range), "--dport": ("dport", _port_range),
     "--mac-source": ("mac", _mac),
-})  # fmt: skip
+}  # fmt: skip
 _WORDS = re.compile(r"(?<= )(-s|-d|-p|-i|-o|--src-range|--dst-range|--sport|--dport|--dports|--mac-source) ([^ ]+)")
 
 
@@ -65,7 +64,7 @@ _WHOLE = {
 _CHAIN = re.compile(r"-A (mac|from|to)_(\d+) ")
 
 
-def _boxes(text: str, rng: Random) -> tuple[dict[str, Any], dict[str, list[str]]]:
+def _boxes(text: str, rng: Random) -> tuple[dict[str, NDArray[np.uint64]], dict[str, list[str]]]:
     """Of each rule of an iptables-save of ours: (low, high) of every number, and the interfaces' names."""
     columns: dict[str, list[tuple[int, int]]] = {name: [] for name in _WHOLE}
     names: dict[str, list[str]] = {"iif": [], "oif": []}
@@ -102,23 +101,23 @@ def flows(count: int, text: str, seed: int = 1, way: str = "input") -> Flows:
     inside = rng.random(count) < 0.5
     own = rng.integers(0, rules, count)
 
-    def chosen() -> Any:
+    def chosen() -> NDArray[np.intp]:
         """The rule that a field's value is drawn from."""
         return np.where(inside, own, rng.integers(0, rules, count))
 
-    columns: dict[str, Any] = {"family": np.full(count, 4, np.uint64)}
+    columns = {"family": np.full(count, 4, np.uint64)}
     for name, pairs in boxes.items():
         rule = chosen()
         low, high = pairs[rule, 0], pairs[rule, 1]
         columns[name] = low + (rng.random(count) * (high - low + np.uint64(1)).astype(np.float64)).astype(np.uint64)
-    known = sorted({name for values in names.values() for name in values})
+    known = ["", *sorted({name for values in names.values() for name in values})]
     for name, needed in (("iif", True), ("oif", way == "forward")):
-        codes = np.array([known.index(value) for value in names[name]])[chosen()]
-        columns[name] = np.array(known, dtype=object)[codes] if needed else np.full(count, "", dtype=object)
-    return Flows(columns | _rest(rng, columns["protocol"]), count)
+        codes = np.array([known.index(value) for value in names[name]], np.uint64)
+        columns[name] = codes[chosen()] if needed else np.zeros(count, np.uint64)
+    return Flows(columns | _rest(rng, columns["protocol"]), tuple(known), count)
 
 
-def _rest(rng: Any, protocol: Any) -> dict[str, Any]:
+def _rest(rng: np.random.Generator, protocol: NDArray[np.uint64]) -> dict[str, NDArray[np.uint64]]:
     """The fields that few rules ask for."""
     count = len(protocol)
     icmp = protocol == 1

@@ -32,15 +32,20 @@ SAVES = ("v4", "v6", "nft")
 _HEADER = re.compile(r"^# (interfaces|backend|saves|counters): *(.*)$", re.MULTILINE)
 _APT = Path("etc/apt")
 
-# What runs first in the namespaces: a root of its own, written to memory, with the outer root's folder of results.
+# What runs first in the namespaces: a root of its own, written to memory, with the outer root's folder of results. Of
+# the kernel's settings only those of the network can be written, which are the namespace's own.
 _ENTER = r"""
 set -e
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$STAGE"
-mkdir "$STAGE/up" "$STAGE/work" "$STAGE/root"
+mkdir "$STAGE/up" "$STAGE/work" "$STAGE/root" "$STAGE/proc"
 mount -t overlay overlay -o "lowerdir=$BASE,upperdir=$STAGE/up,workdir=$STAGE/work" "$STAGE/root"
 cd "$STAGE/root"
+mount -t proc proc "$STAGE/proc"
 mount -t proc proc proc
+mount --bind proc/sys proc/sys
+mount -o remount,bind,ro proc/sys
+mount --bind "$STAGE/proc/sys/net" proc/sys/net
 mount -t sysfs -o ro sysfs sys
 mount --rbind /dev dev
 mount -t tmpfs tmpfs run

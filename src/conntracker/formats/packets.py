@@ -82,10 +82,14 @@ def _of_test(term: Test, packet: Mapping[str, int | str | None], version: int) -
         return f"{name} {_any(term.field, packet, version)} is {'among' if term.negated else 'not'} {others}"
     assert isinstance(term, In)  # noqa: S101  tests are these two
     value = packet.get(term.field)
+    wanted = values_text(term.field, term.values, version)
     if isinstance(value, int) and term.mask is not None:
-        masked = f"{value_text(term.field, value & term.mask, version)} of {value_text(term.field, term.mask, version)}"
-        return f"{name} has {masked}, not {values_text(term.field, term.values, version)}"
-    return f"{name} {_any(term.field, packet, version)} is not in {values_text(term.field, term.values, version)}"
+        whole, mask, masked = (
+            value_text(term.field, number, version) for number in (value, term.mask, value & term.mask)
+        )
+        return f"{name} {whole} & {mask} is {masked}, not {wanted}"
+    inside = "" if len(term.values) == 1 and term.values[0][0] == term.values[0][1] else "in "
+    return f"{name} {_any(term.field, packet, version)} is not {inside}{wanted}"
 
 
 def _those(fields: Mapping[str, None], packet: Mapping[str, int | str | None], version: int) -> str:

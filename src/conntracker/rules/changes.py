@@ -143,6 +143,10 @@ class Past:
         """With the outcome of an atom."""
         return replace(self, answers=self.answers | {("", question, yes)})
 
+    def toward(self, directions: frozenset[str]) -> Past:
+        """With a NAT in these directions."""
+        return replace(self, translated=self.translated | directions)
+
     def recalled(self, question: Hashable) -> bool | None:
         """The outcome of an atom, if it was taken for granted before."""
         return next((yes for field, asked, yes in self.answers if not field and asked == question), None)

@@ -112,9 +112,7 @@ def _sortable(pairs: NDArray[np.uint64]) -> NDArray[np.bytes_]:
 def _fits(pattern: str, patterns: Iterable[str]) -> bool:
     """Whether all names of one pattern's class are among some patterns."""
     stem, open_end = pattern.removesuffix("*"), pattern.endswith("*")
-    return any(
-        stem.startswith(one[:-1]) if one.endswith("*") else not open_end and one == pattern for one in patterns
-    )
+    return any(stem.startswith(one[:-1]) if one.endswith("*") else not open_end and one == pattern for one in patterns)
 
 
 class Space:
@@ -271,9 +269,7 @@ class Index:
                 numbers = [one[keep] for one in numbers]
         return out
 
-    def _in_block(
-        self, number: int, numbers: list[NDArray[np.int32]], start: NDArray[np.int32]
-    ) -> NDArray[np.int32]:
+    def _in_block(self, number: int, numbers: list[NDArray[np.int32]], start: NDArray[np.int32]) -> NDArray[np.int32]:
         first = number * self._words * 64
         bits: NDArray[np.uint64] | None = None
         for group, row, table in self._block(number):
@@ -355,5 +351,3 @@ def _lowest(bits: NDArray[np.uint64]) -> NDArray[np.int32]:
         place = np.frexp(lowest.astype(np.float64))[1].astype(np.int32) - 1
         out = np.where(word != 0, place + number * 64, out)
     return out
-
-

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conntracker.rules.changes import GIVEN
-from conntracker.rules.intervals import normal, single
 from conntracker.rules.lookup import Index, Space
 from conntracker.rules.rows import requires_of, width_in
-from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset, namespace_of
+from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset
 from conntracker.rules.terms import AnyOf, Assign, Atom, Box, Branches, Effect, In, Named, Nat, Part, Test, Verdict
 from conntracker.steps import Rule
 
@@ -29,7 +27,7 @@ _CODES = {
 class Boxes:
     """An AnyOf, of the boxes that packets of one version can be in."""
 
-    def __init__(self, term: AnyOf, boxes: list[Box], needs: Box) -> None:
+    def __init__(self, term: AnyOf, boxes: list[Box], needs: tuple[str, ...]) -> None:
         self.term, self.boxes, self.needs = term, boxes, needs
         self.index: Index | None = None
 
@@ -71,3 +69,214 @@ class Plan:
 
     tests: Box
     ops: tuple[Op, ...]
+
+
+class Programs:
+    """All chains of a ruleset, made ready for packets of one IP version.
+
+    rules    of all chains; chains: all of them
+    space    of all tests
+    exact    fields of which the values matter beyond tests: they become parts of others
+    """
+
+    def __init__(self, ruleset: Ruleset, version: int, more: Iterable[Test]) -> None:
+        """`more`: tests that are asked besides those of rules."""
+        self.version = version
+        self.chains = ruleset.chains
+        self.rules: tuple[Rule, ...] = tuple(rule for known in ruleset.chains for rule in known.chain.rules)
+        self.space = Space()
+        self.exact: set[str] = set()
+        self.programs = [Program(known.key) for known in ruleset.chains]
+        self._numbers = {known.key: number for number, known in enumerate(ruleset.chains)}
+        self._asked: dict[object, int] = {}
+        first = 0
+        for program, known in zip(self.programs, ruleset.chains, strict=True):
+            self._fill(program, known, first)
+            first += len(known.chain.rules)
+        for test in more:
+            self._see(test)
+        self.space.freeze()
+        self._often = self._visited_often()
+
+    def number(self, known: KnownChain) -> int:
+        """The chain's index in `chains` and `programs`."""
+        return self._numbers[known.key]
+
+    def target(self, program: Program, verdict: Verdict) -> int:
+        """The index of the chain that a verdict leads to, -1 if there is none."""
+        return self._numbers.get((*program.key[:3], verdict.chain or ""), -1)
+
+    def index(self, one: Program | Boxes | Cases) -> Index:
+        """The index of its rules or boxes."""
+        if one.index is None:
+            one.index = Index(self.space, one.tests if isinstance(one, Program) else one.boxes)
+        return one.index
+
+    def is_asked_again(self, atom: Atom) -> bool:
+        """Whether one packet may come to the same question twice."""
+        key = question_of(atom)
+        return self._asked[key] > 1 or key in self._often
+
+    # --- making ---
+
+    def _fill(self, program: Program, known: KnownChain, first: int) -> None:
+        rules, codes, targets = [], [], []
+        for number, (_, meaning) in enumerate(known.items()):
+            plan = _plan(meaning, self.version)
+            if plan is None:
+                continue
+            self._see_all(plan)
+            verdict = plan.ops[0]
+            code, target = self.action(program, verdict) if isinstance(verdict, Verdict) else (MORE, -1)
+            if code == JUMP and target < 0:
+                continue
+            if code == MORE:
+                program.more[len(rules)] = list(plan.ops)
+            program.tests.append(plan.tests)
+            rules.append(first + number)
+            codes.append(code)
+            targets.append(target)
+        program.rules = np.array(rules, np.int64)
+        program.codes, program.target = np.array(codes, np.uint8), np.array(targets, np.int32)
+
+    def action(self, program: Program, verdict: Verdict) -> tuple[int, int]:
+        """(code, target) of a verdict in a chain."""
+        code, target = _CODES[verdict.kind], -1
+        if code in {JUMP, GOTO}:
+            target = self.target(program, verdict)
+            if code == GOTO and target < 0:
+                return RETURN, -1
+        return code, target
+
+    def _see_all(self, plan: Plan) -> None:
+        for test in plan.tests:
+            self._see(test)
+        for op in plan.ops:
+            if isinstance(op, In | Named):
+                self._see(op)
+            elif isinstance(op, Boxes | Cases):
+                for test in (test for box in op.boxes for test in box):
+                    self._see(test)
+                for name in op.needs if isinstance(op, Boxes) else ():
+                    self._need(name)
+            elif isinstance(op, Atom):
+                self._asked[question_of(op)] = self._asked.get(question_of(op), 0) + 1
+            elif isinstance(op, Assign):
+                self._need(op.field)
+                self.exact.update(name for name in (op.field, op.source) if name is not None)
+            elif isinstance(op, Nat):
+                self._see_nat(op)
+
+    def _see_nat(self, nat: Nat) -> None:
+        for address, port in (("saddr", "sport"), ("daddr", "dport")):
+            self._need(port)
+            if nat.kind == "netmap":
+                self.exact.add(address)
+
+    def _see(self, test: Test) -> None:
+        self.space.add(test, width_in(test.field, self.version))
+        self._need(test.field)
+
+    def _need(self, name: str) -> None:
+        for other, values in requires_of(name):
+            self._see(In(other, values))
+
+    def _visited_often(self) -> set[object]:
+        """Questions in chains that a packet may come to more than once."""
+        callers: dict[int, list[int]] = {}
+        for number, program in enumerate(self.programs):
+            for target in self._targets(program):
+                callers.setdefault(target, []).append(number)
+        often = {number for number, found in callers.items() if len(found) > 1}
+        grown = True
+        while grown:
+            more = {number for number, found in callers.items() if often & set(found)} - often
+            often |= more
+            grown = bool(more)
+        ops = (op for number in often for more in self.programs[number].more.values() for op in more)
+        return {question_of(op) for op in ops if isinstance(op, Atom)}
+
+    def _targets(self, program: Program) -> Iterator[int]:
+        yield from (int(one) for one in program.target if one >= 0)
+        for op in (op for more in program.more.values() for op in more):
+            verdicts = op.verdicts if isinstance(op, Cases) else [op] if isinstance(op, Verdict) else []
+            yield from (found for one in verdicts if one.chain and (found := self.target(program, one)) >= 0)
+
+
+def question_of(atom: Atom) -> tuple[str, str, str]:
+    """What has one answer for one packet."""
+    return atom.name, atom.text, atom.occurrence
+
+
+def _plan(meaning: Meaning, version: int) -> Plan | None:
+    """What a rule does with packets of a version; None if that is nothing."""
+    tests: list[Test] = []
+    ops: list[Op] = []
+    for part in meaning.parts:
+        made = _made(part, version)
+        if made is None:
+            break
+        for op in made:
+            leading = isinstance(op, In | Named) and all(isinstance(one, Atom | Boxes) for one in ops)
+            (tests if leading else ops).append(op)  # type: ignore[arg-type]
+        if made and isinstance(made[-1], Verdict | Nat | Cases):
+            break
+    while ops and isinstance(ops[-1], In | Named | Atom | Boxes):
+        ops.pop()
+    return Plan(tuple(tests), tuple(ops)) if ops else None
+
+
+def _made(part: Part, version: int) -> list[Op] | None:
+    """A part as ops; None if the rule ends here, without a verdict."""
+    if isinstance(part, Effect):
+        return []
+    if isinstance(part, Verdict):
+        return None if part.kind == "continue" else [part]
+    if isinstance(part, In | Named):
+        box = _box((part,), version)
+        return None if box is None else list(box)
+    if isinstance(part, AnyOf):
+        return _any_of(part, version)
+    if isinstance(part, Branches):
+        return [_cases(part, version)]
+    return [part]
+
+
+def _box(box: Box, version: int) -> Box | None:
+    """The tests that packets of a version can fail; None if none of them can pass."""
+    out = []
+    for test in box:
+        if isinstance(test, In):
+            if test.field == "family":
+                value = version if test.mask is None else version & test.mask
+                if not any(low <= value <= high for low, high in test.values):
+                    return None
+                continue
+            if not test.values:
+                return None
+        out.append(test)
+    return tuple(out)
+
+
+def _any_of(term: AnyOf, version: int) -> list[Op] | None:
+    boxes = [made for box in term.boxes if (made := _box(box, version)) is not None]
+    if not term.negated:
+        if not boxes:
+            return None
+        if len(boxes) == 1:
+            return list(boxes[0])
+    needs = [test.field for test in (term.boxes[0] if term.boxes else ()) if isinstance(test, In)]
+    return [Boxes(term, boxes, tuple(name for name in needs if name != "family") if term.negated else ())]
+
+
+def _cases(part: Branches, version: int) -> Cases:
+    boxes: list[Box] = []
+    verdicts: list[Verdict] = []
+    for case, verdict in part.cases:
+        if case.negated:
+            raise ValueError("a verdict map has no negated keys")
+        for box in case.boxes:
+            if (made := _box(box, version)) is not None:
+                boxes.append(made)
+                verdicts.append(verdict)
+    return Cases(boxes, verdicts)

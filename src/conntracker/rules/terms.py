@@ -140,9 +140,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Branches:
-    """A verdict map: the verdict of the first case whose boxes hold one; if none does, the rule is over (NFT_BREAK)."""
+    """A verdict map: the verdict of the first case whose boxes hold one; if none does, the rule is over (NFT_BREAK).
 
-    cases: tuple[tuple[AnyOf, Verdict], ...]
+    A case is an Atom where the map's key is nothing that we know of a packet (`numgen random mod 2 vmap { ... }`).
+    """
+
+    cases: tuple[tuple[AnyOf | Atom, Verdict], ...]
 
 
 Part = Term | Assign | Nat | Effect | Verdict | Branches

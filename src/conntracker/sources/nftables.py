@@ -43,7 +43,12 @@ class LibraryMissing(ImportError):
 
 
 class NftablesError(OSError):
-    """The first line of what nft says of commands that it or the kernel refused; errno 0 where nft gives none."""
+    """The first line of what nft says of commands that it or the kernel refused; errno 0 where nft gives none.
+
+    text   all that it says, with places: `FILE:LINE:COLUMN-COLUMN: Error: ...`
+    """
+
+    text = ""
 
 
 class Nftables:
@@ -244,7 +249,9 @@ def _netlink_descriptors() -> set[int]:
 def _error(text: str) -> NftablesError:
     line = next((line for line in text.splitlines() if "Error:" in line), text.strip() or "nft failed")
     message = line.partition("Error: ")[2] or line
-    return NftablesError(_ERRNO_OF.get(message.rpartition(": ")[2].strip(), 0), message)
+    made = NftablesError(_ERRNO_OF.get(message.rpartition(": ")[2].strip(), 0), message)
+    made.text = text
+    return made
 
 
 def _close_inherited() -> None:

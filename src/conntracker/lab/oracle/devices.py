@@ -82,6 +82,7 @@ class Devices:
             self.link[name] = bytes((2, 0, 0, 1, number >> 8, number & 0xFF))
             commands += self._commands(name, number)
         run_ip(commands)
+        run_ip([f"rule add iif {name} pref {table} lookup {table}" for name, table in self._table.items()], "-6")
         self.route({name: ELSEWHERE for name in names}, ELSEWHERE)
 
     def _commands(self, name: str, number: int) -> list[str]:
@@ -89,8 +90,7 @@ class Devices:
         table, link = self._table[name], self.link[name].hex(":")
         made = [
             f"link set dev {name} address {link} arp off mtu {HIGHEST_MTU} up txqueuelen 1",
-            f"-4 rule add iif {name} pref {table} lookup {table}",
-            f"-6 rule add iif {name} pref {table} lookup {table}",
+            f"rule add iif {name} pref {table} lookup {table}",
         ]
         self.addresses[name] = {}
         for family, kind in ((4, ipaddress.IPv4Address), (6, ipaddress.IPv6Address)):
@@ -147,12 +147,12 @@ def _tap(name: str) -> int:
     return tap
 
 
-def run_ip(commands: Sequence[str]) -> None:
-    """Lines of ip(8), in the namespace of the calling thread. Raises OSError with its first complaint."""
+def run_ip(commands: Sequence[str], *options: str) -> None:
+    """Lines of ip(8) with options, in the namespace of the calling thread. Raises OSError with its first complaint."""
     try:
         done = subprocess.run(
-            ["ip", "-batch", "-"], input="\n".join(commands) + "\n", capture_output=True, text=True, check=False,
-            timeout=60,
+            ["ip", *options, "-batch", "-"], input="\n".join(commands) + "\n", capture_output=True, text=True,
+            check=False, timeout=60,
         )  # fmt: skip
     except FileNotFoundError:
         raise OSError(errno.ENOPKG, "ip is missing: install iproute2") from None

@@ -20,6 +20,9 @@ _ETHERTYPE = {4: b"\x08\x00", 6: b"\x86\xdd"}
 _MULTICAST = {4: bytes.fromhex("01005e000001"), 6: bytes.fromhex("333300000001")}
 _OTHER_HOST = bytes.fromhex("02ffffffffff")
 _SENDER = bytes.fromhex("02aa00000001")
+# ICMP header and the IP header behind it, of errors: NAT drops related packets that are shorter, be they no errors
+# (nf_nat_icmp_reply_translation, net/netfilter/nf_nat_proto.c).
+ICMP_ENOUGH = {4: 28, 6: 48}
 _DATA = 512  # a fragment's offset: more than the shortest first fragment
 
 
@@ -86,11 +89,16 @@ def _transport(packet: Wanted, addresses: bytes, room: int | None, spoilt: bool,
     if protocol == SCTP:
         return _sctp(packet, room, spoilt, begins)
     data = _header(packet, room, spoilt)
-    data += bytes(max(0, (room or 0) - len(data)))
+    shortest = 0
+    if protocol in (ICMP, ICMPV6):
+        shortest = ICMP_ENOUGH[packet.family]
+    data += bytes(max(0, (shortest if room is None else room) - len(data)))
     at = {TCP: 16, UDP: 6, UDPLITE: 6, ICMP: 2, ICMPV6: 2}.get(protocol)
     if at is None:
         return data
-    pseudo = b"" if protocol == ICMP else addresses + struct.pack("!II", len(data), protocol)
+    # Connection tracking takes UDP-Lite's pseudo header for UDP's (udplite_error, nf_conntrack_proto_udp.c).
+    named = UDP if protocol == UDPLITE else protocol
+    pseudo = b"" if protocol == ICMP else addresses + struct.pack("!II", len(data), named)
     value = _checksum(pseudo + data)
     if spoilt and not (packet.way == "output" and protocol in (TCP, UDP)):
         value ^= 0x5555

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from conntracker.lab.oracle.frames import VTAG, is_request
+from conntracker.lab.oracle.frames import ICMP_ENOUGH, VTAG, is_request
 from conntracker.lab.oracle.wanted import GRE, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE, WITH_PORTS, Unsendable, Wanted
 from conntracker.wire.netlink import NLM_F_ACK, NLM_F_CREATE, attribute, nested, request
 
@@ -165,6 +165,9 @@ def _of_flow(packet: Wanted, flow: Flow | None) -> Preparation:
             raise Unsendable("an answer is established, also that of a related flow")
         if packet.status is not None and packet.status & SEEN_REPLY:
             raise Unsendable("where an answer was seen, a packet is established")
+        head = 20 if packet.family == 4 else 40
+        if packet.protocol in (ICMP, ICMPV6) and (packet.length or 128) < head + ICMP_ENOUGH[packet.family]:
+            raise Unsendable("too short for a related packet of ICMP")
     return Preparation(flow, create(flow, _status(packet), packet), begins=False)
 
 
@@ -194,7 +197,7 @@ def create(flow: Flow, status: int, packet: Wanted) -> tuple[bytes, ...]:
     """Messages that put the flow of a packet in; one that is expected has a master that they put in as well."""
     original = flow.reverse() if packet.direction else flow
     body = _tuple(_TUPLE_ORIG, original) + _tuple(_TUPLE_REPLY, original.reverse())
-    body += attribute(_STATUS, struct.pack("!I", status & ~(SRC_NAT | DST_NAT)))
+    body += attribute(_STATUS, struct.pack("!I", status & ~(EXPECTED | SRC_NAT | DST_NAT)))
     body += attribute(_TIMEOUT, struct.pack("!I", 600)) + attribute(_MARK, struct.pack("!I", packet.ct_mark))
     if flow.protocol == TCP:
         body += _tcp_info(packet)

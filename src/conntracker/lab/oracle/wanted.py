@@ -167,5 +167,3 @@ def _check(packet: Wanted) -> None:
         raise Unsendable(f"longer than a device can carry: {HIGHEST_MTU}")
     if packet.reverse_path and packet.way == "output":
         raise Unsendable("what the host makes itself has no reverse path")
-
-

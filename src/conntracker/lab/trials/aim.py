@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from conntracker.lab.trials.space import FOREIGN, Space
-from conntracker.rules.fields import CT_STATES, FIELDS, width_of
+from conntracker.rules.fields import CT_STATES, FIELDS, PACKET_TYPES, width_of
 from conntracker.rules.intervals import Intervals, complement, contains, intersect
 from conntracker.rules.packets import Packet
 from conntracker.rules.ruleset import Meaning, Ruleset
@@ -17,13 +17,15 @@ from conntracker.rules.terms import AnyOf, Branches, In, Named, Part, Test
 __all__ = ["Aim", "tests_of"]
 
 _TYPED = {"saddr_type": "saddr", "daddr_type": "daddr"}
+# The largest number that packets can have, where it is not the largest of the field's bits.
+_LARGEST = {"ct_state": len(CT_STATES) - 1, "packet_type": len(PACKET_TYPES) - 1, "ct_status": 0x3FFF}
 _USUAL: dict[str, tuple[int, ...]] = {
     "protocol": (6, 6, 6, 6, 17, 17, 17, 1, 58, 132, 136, 47, 50),
     "sport": (40000, 1024, 53, 123),
     "dport": (22, 53, 80, 443, 8080, 40000),
     "tcp_flags": (2, 2, 18, 16, 17, 4, 0, 41, 24),
     "ct_state": (3, 3, 3, 3, 1, 1, 2, 0, 4),
-    "ct_status": (14, 14, 10, 0),
+    "ct_status": (398, 398, 394, 392),
     "ct_direction": (0, 0, 1),
     "skuid": (0, 0, 1000),
     "skgid": (0, 0, 1000),
@@ -57,8 +59,8 @@ class Aim:
         self.values: dict[str, list[int]] = {name: sorted(found) for name, found in edges.items()}
 
     def top(self, field: str) -> int:
-        """The largest number of a field."""
-        return (1 << width_of(field, self.version)) - 1
+        """The largest number that a packet can have in a field."""
+        return _LARGEST.get(field) or (1 << width_of(field, self.version)) - 1
 
     def borders(self, test: In) -> Iterator[int]:
         """The numbers on both sides of each end of the set; of a masked one, the numbers in it."""
@@ -76,7 +78,7 @@ class Aim:
             if draw.random() < 0.6 and (way == "output" or field not in {"skuid", "skgid"}):
                 packet[field] = self._common(field, usual)
         for field in ("saddr", "daddr"):
-            if draw.random() < 0.5 and not _is_host(way, field):
+            if draw.random() < 0.5 and (way, field) != ("output", "saddr"):
                 packet[field] = self._common(field, FOREIGN[self.version])
         for field in ("ttl", "tos", "length", "packet_type", "ct_mark", "icmp_type"):
             if self.values.get(field) and draw.random() < 0.25:
@@ -191,8 +193,3 @@ def _of_version(meaning: Meaning, version: int) -> bool:
     return all(
         contains(part.values, version) for part in meaning.parts if isinstance(part, In) and part.field == "family"
     )
-
-
-def _is_host(way: str, field: str) -> bool:
-    """Whether the address is the host's own."""
-    return (way, field) in {("input", "daddr"), ("output", "saddr")}

@@ -69,8 +69,9 @@ def choose(
 
 
 def way_of(packet: Packet) -> str | None:
-    """For walk(): what comes in goes where its destination leads it."""
-    return "output" if packet["way"] == "output" else None
+    """For walk(): what would be forwarded is for this host, if a rule gives it the host's address."""
+    way = packet["way"]
+    return None if way == "forward" else str(way)
 
 
 class _Chooser:
@@ -89,7 +90,7 @@ class _Chooser:
         self.ruleset, self.space, self.draw = ruleset, space, draw
         self.version, self.sendable, self.choice, self.limit = version, sendable, choice, limit
         self.aim = Aim(ruleset, space, version, draw)
-        self.course, self.host = Course(ruleset, version), space.host()
+        self.course, self.host = Course(ruleset, version), space.host
         self.matched: set[int] = set()  # id of rules
         self._kept: set[tuple[object, ...]] = set()
         self._known = ruleset.by_key()

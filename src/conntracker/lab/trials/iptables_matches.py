@@ -132,9 +132,9 @@ def _connlimit(pool: Pool) -> str:
 
 
 def _addrtype(pool: Pool) -> str:
-    kinds = ("LOCAL", "UNICAST", "MULTICAST", "BROADCAST", "ANYCAST", "UNICAST,LOCAL")
-    if pool.version == 6:
-        kinds = ("LOCAL", "UNICAST", "MULTICAST", "ANYCAST")
+    kinds = ["LOCAL", "UNICAST", "MULTICAST", "ANYCAST", "UNICAST,LOCAL"]
+    if pool.version == 4:
+        kinds.append("BROADCAST")
     side = pool.weighed({"dst": 3, "src": 1})
     return f"-m addrtype {pool.negated()}--{side}-type {pool.one(kinds)}"
 

@@ -59,12 +59,12 @@ def _address(pool: Pool, place: Place) -> str:
         bits = ("255.0.255.0", "10.0.2.0") if version == 4 else ("ffff:0:ffff::", "fd00:0:2::")
         return f"{field} & {bits[0]} {pool.one(('==', '!='))} {bits[1]}"
     right = {
-        "prefix": lambda: pool.prefix(version),
-        "set": lambda: _braced(pool.prefixes(version)),
-        "range": lambda: pool.span(version),
-        "named": lambda: f"@nets{version}",
-        "dynamic": lambda: f"@seen{version}",
-    }[form]()
+        "prefix": pool.prefix(version),
+        "set": _braced(pool.prefixes(version)),
+        "range": pool.span(version),
+        "named": f"@nets{version}",
+        "dynamic": f"@seen{version}",
+    }[form]
     return f"{field} {_operator(pool)}{right}"
 
 
@@ -76,11 +76,11 @@ def _ports(pool: Pool, place: Place) -> str:
     if form == "mask":
         return f"{field} & 0xfff0 {pool.one(('==', '!='))} 0x50"
     right = {
-        "one": lambda: str(pool.port()),
-        "set": lambda: _braced(pool.port_list("-")),
-        "range": lambda: "1024-8080",
-        "named": lambda: "@ports",
-    }[form]()
+        "one": str(pool.port()),
+        "set": _braced(pool.port_list("-")),
+        "range": "1024-8080",
+        "named": "@ports",
+    }[form]
     return f"{field} {_operator(pool)}{right}"
 
 

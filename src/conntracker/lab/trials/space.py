@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from conntracker.rules.fields import CT_STATES, ROUTE_TYPES
 from conntracker.rules.host import Host
-from conntracker.rules.intervals import normal
 from conntracker.rules.packets import Packet
 
 __all__ = ["FOREIGN", "SHORTEST", "Space", "settled"]
@@ -27,49 +26,49 @@ _BROADCAST = {4: 0xFFFFFFFF, 6: 0xFF02 << 112 | 1}
 # Bytes of the IP packet that each protocol needs behind IPv4's header.
 SHORTEST = {1: 8, 58: 8, 6: 20, 17: 8, 33: 16, 132: 32, 136: 8}
 _LENGTH = 120
+# Flags of TCP with which a flow may begin (nf_conntrack_proto_tcp.c).
+_BEGINNINGS = frozenset(
+    base | more for base in (2, 34, 16, 48) for more in (0, 8, 64, 128, 72, 136, 192, 200)
+)  # SYN, SYN+URG, ACK, ACK+URG, each with PSH, ECE and CWR
 
 # Bits of a flow's status (linux/nf_conntrack_common.h).
-EXPECTED, SEEN_REPLY, ASSURED, CONFIRMED = 1, 2, 4, 8
+EXPECTED, SEEN_REPLY, CONFIRMED, _DONE = 1, 2, 8, 128 | 256
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
     """What there is to send packets with.
 
-    interfaces  names, the loopback's left out
-    addresses   of the host, by version and interface
+    addresses   of the host, by interface and version; the loopback's left out
+    host        as rules see it: no routes, as each packet is sent where it is wanted
     """
 
-    interfaces: tuple[str, ...]
-    addresses: Mapping[int, Mapping[str, int]]
+    addresses: Mapping[str, Mapping[int, int]]
+    host: Host
 
-    def host(self) -> Host:
-        """As rules see it: no routes, as each packet is sent where it is wanted."""
-        local = {version: normal((one, one) for one in found.values()) for version, found in self.addresses.items()}
-        primary = {
-            (version, name): address for version, found in self.addresses.items() for name, address in found.items()
-        }
-        return Host(local=local, primary=primary)
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self.addresses)
 
     def typed(self, version: int, kind: int, draw: random.Random) -> int | None:
         """An address of a route type (index of ROUTE_TYPES); None if there is none."""
         name = ROUTE_TYPES[kind]
         if name == "local":
-            return draw.choice(list(self.addresses[version].values()))
+            return draw.choice([one[version] for one in self.addresses.values()])
         if name == "unicast":
             return draw.choice(FOREIGN[version])
         return {"multicast": _MULTICAST[version], "broadcast": _BROADCAST[version]}.get(name)
 
     def blank(self, version: int, way: str, draw: random.Random) -> Packet:
         """An ordinary packet: the first of a flow of TCP between two of the foreign hosts, or to or from this one."""
-        own = self.addresses[version]
         iif = "" if way == "output" else draw.choice(self.interfaces)
         oif = "" if way == "input" else draw.choice(self.interfaces)
         source, destination = draw.sample(FOREIGN[version], 2)
         packet: Packet = {
             "way": way, "iif": iif, "oif": oif, "family": version, "protocol": _TCP, "fragment": 0,
-            "saddr": own[oif] if way == "output" else source,
-            "daddr": own[iif] if way == "input" else destination,
+            "saddr": self.addresses[oif][version] if way == "output" else source,
+            "daddr": self.addresses[iif][version] if way == "input" and draw.random() < 0.6 else destination,
             "sport": 40000, "dport": 80, "icmp_type": 8 if version == 4 else 128, "icmp_code": 0, "tcp_flags": 2,
             "tos": 0, "ttl": 64, "length": _LENGTH, "packet_type": 0, "mark": 0, "reverse_path": 1,
             "ct_state": CT_STATES.index("new"), "ct_status": 0, "ct_direction": 0, "ct_mark": 0,
@@ -83,6 +82,8 @@ def settled(packet: Packet) -> Packet:
     """The packet without what it cannot have, and with what goes with the rest: as it can be sent, or nearly."""
     made = dict(packet)
     protocol, state = made["protocol"], CT_STATES[int(made["ct_state"] or 0)]
+    if state == "new" and protocol == _TCP and made["tcp_flags"] not in _BEGINNINGS:
+        state, made["ct_state"] = "invalid", CT_STATES.index("invalid")
     made["nexthdr"] = None if made["family"] == 4 else made.get("nexthdr") if _extended(made) else protocol
     if made["fragment"]:
         made["sport"] = made["dport"] = made["icmp_type"] = made["icmp_code"] = made["tcp_flags"] = None
@@ -97,7 +98,14 @@ def settled(packet: Packet) -> Packet:
         made["ct_status"] = made["ct_direction"] = made["ct_mark"] = None
     elif state == "new":
         made["ct_status"] = made["ct_direction"] = made["ct_mark"] = 0
-    if made["way"] == "output":
+    elif state == "related":
+        made["ct_direction"] = 0
+        made["ct_status"] = EXPECTED | CONFIRMED | _DONE
+    else:
+        made["ct_status"] = int(made["ct_status"] or 0) | CONFIRMED | (0 if made["ct_direction"] else SEEN_REPLY)
+    if made["way"] != "output":
+        made["mark"] = 0
+    else:
         made["mac"] = None
         made["packet_type"] = 0
         made["reverse_path"] = None

@@ -23,7 +23,7 @@ def variants(aim: Aim, packet: Packet, part: Part) -> Iterator[Packet]:
     elif isinstance(part, AnyOf):
         yield from _of_boxes(aim, packet, part)
     elif isinstance(part, Branches):
-        cases = [case for case, _ in part.cases]
+        cases = [case for case, _ in part.cases if isinstance(case, AnyOf)]
         for case in aim.draw.sample(cases, min(_BOXES, len(cases))):
             yield from _of_boxes(aim, packet, case)
 

@@ -26,7 +26,7 @@ from conntracker.rules.iptables.values import (
 )
 from conntracker.rules.terms import AnyOf, In, Term
 
-__all__ = ["EXACT", "PROTOCOLS_OF", "bare", "terms_of"]
+__all__ = ["EXACT", "PROTOCOLS_OF", "bare", "dscp_class", "terms_of", "tos_value"]
 
 # Matches that the kernel takes only behind `-p` with one of these (xt_check_match, multiport_mt_check).
 PROTOCOLS_OF = {
@@ -34,6 +34,7 @@ PROTOCOLS_OF = {
     "multiport": (6, 17, 33, 132, 136),
 }  # fmt: skip
 
+_NEVER_NEGATED = {"ttl-lt", "ttl-gt", "hl-lt", "hl-gt"}
 _SYN = 2, 1 | 2 | 4 | 16  # SYN alone of FIN, SYN, RST and ACK
 _MAC = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}")
 _TYPES = {"unicast": 0, "host": 0, "bcast": 1, "mcast": 2} | {name: i for i, name in enumerate(PACKET_TYPES)}
@@ -45,6 +46,8 @@ _Reader = Callable[[tuple[str, ...], bool, int], tuple[Term, ...]]
 @lru_cache(maxsize=65536)
 def terms_of(match: str, option: str, values: tuple[str, ...], negated: bool, version: int) -> tuple[Term, ...]:
     """What an option of a match in EXACT asks. Raises Bad."""
+    if negated and option in _NEVER_NEGATED:
+        raise Bad(f"--{option} cannot be negated")
     return EXACT[match][option](values, negated, version)
 
 
@@ -52,9 +55,9 @@ def bare(match: str) -> tuple[Term, ...]:
     """What a match asks without any option: the header must be there, and later fragments have none."""
     if match == "icmp":
         return (inside("icmp_type", ((0, 255),)),)
-    if match == "icmp6":
-        raise Bad("icmp6 needs --icmpv6-type")
-    return (In("fragment", single(0)),) if match in {"tcp", "udp", "dccp", "sctp"} else ()
+    if match not in {"tcp", "udp", "dccp", "sctp"}:
+        raise Bad(f"{match} needs an option")
+    return (In("fragment", single(0)),)
 
 
 def _ports(field: str) -> _Reader:
@@ -190,8 +193,7 @@ def _length(values: tuple[str, ...], negated: bool, version: int) -> tuple[Term,
 
 
 def _ecn(values: tuple[str, ...], negated: bool, version: int) -> tuple[Term, ...]:
-    return (In("tos", complement(single(n), 0, 3) if negated else single(n), 3) if (n := number(values[0], 3)) >= 0
-            else In("tos", ()),)  # fmt: skip
+    return (masked("tos", number(values[0], 3), 3, negated),)
 
 
 def _tcp_bit(bit: int) -> _Reader:

@@ -13,12 +13,12 @@ from conntracker.rules.iptables.extensions import ALIASES, IMPLIED, MATCHES, TAR
 from conntracker.rules.iptables.extensions import Options as Table
 from conntracker.rules.iptables.values import Bad, protocol
 
-__all__ = ["Extension", "Option", "RuleWords", "quoted", "read_words", "split", "starts"]
+__all__ = ["Extension", "Option", "RuleWords", "open_string", "quoted", "read_words", "split", "starts"]
 
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|([^\s"]\S*)|(")', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
-_SAFE = re.compile(r'[^\s"\\\'!]+')
+_SAFE = re.compile(r'[^\s"\\\']+')
 
 _HEAD = {
     alias: (names[0], count)
@@ -76,6 +76,7 @@ class RuleWords:
     target: Extension | None = None
     is_goto: bool = False
     counters: tuple[int, int] | None = None
+    counted: int = 0  # the word `-c` in front of the counters
 
 
 def split(text: str) -> list[str]:
@@ -93,6 +94,11 @@ def split(text: str) -> list[str]:
 def starts(text: str) -> list[int]:
     """Where each word starts."""
     return [found.start() for found in _WORD.finditer(text)]
+
+
+def open_string(text: str, start: int, end: int) -> int | None:
+    """Where, between start and end, a string begins that does not end there."""
+    return next((found.start() for found in _WORD.finditer(text, start, end) if found[3] is not None), None)
 
 
 def quoted(word: str) -> str:
@@ -173,7 +179,7 @@ class _Reader:
     def _counters(self, values: tuple[str, ...], first: int) -> None:
         if not all(value.isascii() and value.isdigit() and len(value) < 21 for value in values):
             raise Bad("no counters", first)
-        self._rule.counters = int(values[0]), int(values[1])
+        self._rule.counters, self._rule.counted = (int(values[0]), int(values[1])), first
 
     def _load(self, name: str, tables: dict[str, Table], first: int) -> Extension:
         if not name:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from conntracker.rules.fields import width_of
-from conntracker.rules.nft.expressions import Known, select, tracked
+from conntracker.rules.nft.expressions import Known, needs_of, select, tracked
 from conntracker.rules.nft.matches import Operand, operand
 from conntracker.rules.nft.render import statement_text
 from conntracker.rules.nft.values import Unreadable, interval, number
@@ -16,6 +16,7 @@ __all__ = ["assignment", "nat", "target_of"]
 _SETTABLE = {"mark", "packet_type", "tos", "ttl", "saddr", "daddr", "sport", "dport"}
 _MARKS = {"mark", "ct_mark"}
 _NETMAP = "prefix"
+_TCP = In("protocol", ((6, 6),))
 
 
 def assignment(statement: dict[str, Any], known: Known) -> list[Part]:
@@ -24,7 +25,9 @@ def assignment(statement: dict[str, Any], known: Known) -> list[Part]:
     text = statement_text({"mangle": statement})
     target = select(key, known)
     if target is None or (target.field not in _SETTABLE and target.field != "ct_mark"):
-        return [Effect(target_of(key), text)]
+        # nft_exthdr.c ends the rule where there is no TCP
+        needs = (_TCP,) if isinstance(key, dict) and "tcp option" in key else needs_of(key)
+        return [*needs, Effect(target_of(key), text)]
     width = width_of(target.field, 6 if target.kind == "ipv6" else 4)
     mask = (1 << width) - 1 if target.field_mask is None else target.field_mask
     try:
@@ -54,8 +57,8 @@ def _source(value: Any, known: Known) -> Operand | None:
     return found if found is not None and found.selector.field in _MARKS else None
 
 
-def nat(kind: str, inner: Any, known: Known, direction: str | None) -> list[Part]:
-    """`snat`, `dnat`, `masquerade` and `redirect`; direction: of its chain, for `prefix`, None if that is not known."""
+def nat(kind: str, inner: Any, known: Known) -> list[Part]:
+    """`snat`, `dnat`, `masquerade` and `redirect`."""
     text = statement_text({kind: inner})
     inner = inner if isinstance(inner, dict) else {}
     needs: list[Part] = []

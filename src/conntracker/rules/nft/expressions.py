@@ -15,10 +15,10 @@ from conntracker.rules.intervals import Intervals, contains, intersect, is_subse
 from conntracker.rules.nft.values import Unreadable, bits_of
 from conntracker.rules.terms import In
 
-__all__ = ["Known", "Selector", "implied", "needs_of", "select", "tracked"]
+__all__ = ["WITH_PORTS", "Known", "Selector", "implied", "needs_of", "select", "tracked"]
 
 _IPV4, _IPV6 = In("family", single(4)), In("family", single(6))
-_WITH_PORTS = dict(FIELDS["dport"].requires)["protocol"]
+WITH_PORTS = dict(FIELDS["dport"].requires)["protocol"]
 _TRACKED = dict(FIELDS["ct_mark"].requires)["ct_state"]
 
 # Extension headers that ipv6_find_hdr() passes over (net/ipv6/exthdrs_core.c): the transport is behind them.
@@ -56,6 +56,7 @@ class Selector:
     needs     what the packet must be first
     shift     the field's number is nft's, so many bits to the left, under field_mask
     add       what is between nft's number and the field's
+    guessed   a port of any transport, `th dport`: only exact beside a protocol that has ports
     each      nft's number -> the field's, where there are few
     """
 
@@ -65,6 +66,7 @@ class Selector:
     shift: int = 0
     field_mask: int | None = None
     add: int = 0
+    guessed: bool = False
     each: Mapping[int, int] = field(default_factory=dict, hash=False)
 
     @property
@@ -225,7 +227,7 @@ def _of_payload(inner: dict[str, Any], known: Known) -> Selector | None:
     protocol, name = _text(inner.get("protocol")), _text(inner.get("field"))
     if protocol == "th" and name in {"sport", "dport"}:
         # The kernel reads two bytes of whatever transport it is: ports only of those that have some.
-        return Selector(name, "port") if is_subset(known.protocols, _WITH_PORTS) else None
+        return Selector(name, "port", guessed=not is_subset(known.protocols, WITH_PORTS))
     if (protocol, name) == ("ip", "frag-off"):
         return _FRAGMENT
     return _PAYLOAD.get((protocol, name))

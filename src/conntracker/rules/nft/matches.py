@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from conntracker.rules.intervals import Intervals, complement, normal
-from conntracker.rules.nft.expressions import Known, Selector, implied, select
+from conntracker.rules.intervals import Intervals, complement, is_subset, normal
+from conntracker.rules.nft.expressions import WITH_PORTS, Known, Selector, implied, select
 from conntracker.rules.nft.sets import Sets
 from conntracker.rules.nft.values import Unreadable, elements, interval, intervals, number
 from conntracker.rules.terms import AnyOf, Box, In, Named, Term, Test
@@ -33,7 +33,7 @@ def match_terms(match: dict[str, Any], known: Known, sets: Sets) -> list[Term]:
     if isinstance(left, dict) and "concat" in left:
         return _concatenation(op, left, right, known, sets)
     found = operand(left, known)
-    if found is None:
+    if found is None or found.selector.guessed:
         raise Unreadable("a field that is not known")
     selector = found.selector
     if selector.is_name:
@@ -151,7 +151,7 @@ def _concatenation(op: Any, left: Any, right: Any, known: Known, sets: Sets) -> 
         raise Unreadable(f"operator {op}")
     selectors = key_selectors(left, known)
     boxes = key_boxes(selectors, right, sets)
-    if not boxes and op == "!=":
+    if op == "!=" and (not boxes or any(one.selector.guessed for one in selectors)):
         raise Unreadable("not in a set without elements")
     return [*key_needs(selectors), AnyOf(boxes, op == "!=")]
 
@@ -159,7 +159,6 @@ def _concatenation(op: Any, left: Any, right: Any, known: Known, sets: Sets) -> 
 def key_selectors(key: Any, known: Known) -> tuple[Operand, ...]:
     """The fields of a key, of which there are several in a concatenation. Raises Unreadable."""
     parts = key.get("concat") if isinstance(key, dict) and "concat" in key else [key]
-    # What one part needs, the others can rely on: `meta l4proto . th dport`, but not across protocols.
     found = [operand(part, known) for part in parts] if isinstance(parts, list) else []
     if not found or None in found:
         raise Unreadable("a field that is not known")
@@ -192,7 +191,14 @@ def box_of(selectors: tuple[Operand, ...], element: Any) -> Box:
         values = element.get("concat") if isinstance(element, dict) else None  # type: ignore[assignment]
     if not isinstance(values, list) or len(values) != len(selectors):
         raise Unreadable("an element that does not fit its key")
-    return tuple(_test(one, value) for one, value in zip(selectors, values, strict=True))
+    box = tuple(_test(one, value) for one, value in zip(selectors, values, strict=True))
+    if any(one.selector.guessed for one in selectors) and not any(map(_has_ports, box)):
+        raise Unreadable("a port of any protocol")
+    return box
+
+
+def _has_ports(test: Test) -> bool:
+    return isinstance(test, In) and test.field == "protocol" and is_subset(test.values, WITH_PORTS)
 
 
 def _test(one: Operand, value: Any) -> Test:

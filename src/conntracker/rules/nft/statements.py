@@ -11,23 +11,22 @@ from conntracker.rules.nft.atoms import is_stateful, name_of
 from conntracker.rules.nft.changes import assignment, nat
 from conntracker.rules.nft.expressions import Known, needs_of
 from conntracker.rules.nft.matches import Operand, box_of, key_boxes, key_needs, key_selectors, match_terms
-from conntracker.rules.nft.render import statement_text
+from conntracker.rules.nft.render import expression_text, statement_text
 from conntracker.rules.nft.sets import Changing, Sets
 from conntracker.rules.nft.values import Unreadable, interval
 from conntracker.rules.ruleset import Meaning
-from conntracker.rules.terms import AnyOf, Assign, Atom, Branches, Effect, In, Nat, Part, Term, Verdict
+from conntracker.rules.terms import AnyOf, Assign, Atom, Branches, Effect, In, Part, Verdict
 
 __all__ = ["Place", "meaning_of"]
 
 _VERDICTS = {"accept", "drop", "return", "continue", "jump", "goto"}
 _NATS = {"snat", "dnat", "masquerade", "redirect"}
-_TERMS = (Term, Branches)
 
 # linux/netfilter_ipv4.h: NF_IP_PRI_CONNTRACK. What notrack comes too late for.
 _CONNTRACK_PRIORITY = -200
 
 # Statements that only do something, as far as rules see (net/netfilter/nft_*.c: none of them ends the rule).
-_EFFECTS = {"log", "counter", "last", "dup", "flow", "ct helper", "ct timeout", "secmark"}
+_EFFECTS = {"log", "counter", "last", "dup", "flow", "ct helper", "ct timeout", "secmark", "reset"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +75,13 @@ class _Reader:
         elif name in _VERDICTS:
             self.parts.append(_verdict(statement))
         elif name in _NATS:
-            hook = self.place.hook
-            self.add(nat(name, inner, self.known, hook))
+            self.nat(name, inner)
         elif name in _EFFECTS:
             self.effect(name, inner)
         else:
-            self.atom(name, statement_text(statement), False)
+            inner = inner if isinstance(inner, dict) else {}
+            shown = f"{name} {inner['name']}" if isinstance(inner.get("name"), str) else name
+            self.atom(shown, statement_text(statement), False)
 
     def add(self, parts: list[Any] | tuple[Any, ...]) -> None:
         """Parts; what the packet must be is asked once."""
@@ -104,7 +104,7 @@ class _Reader:
         try:
             self.add(match_terms(inner if isinstance(inner, dict) else {}, self.known, self.place.sets))
         except Changing:
-            self.add(key_needs(key_selectors(left, self.known)))
+            self.add(_needs_of_key(left, self.known))
             self.atom("set", statement_text({name: inner}), True)
         except Unreadable:
             self.add(needs_of(left))
@@ -147,25 +147,29 @@ class _Reader:
         try:
             selectors = key_selectors(key, self.known)
             listed = [_pair(one) for one in self.place.sets.elements(inner.get("data"))]
-            cases = _cases(selectors, listed)
-        except (Changing, Unreadable) as error:
-            self.add(needs_of(key))
-            self.atom("vmap", text, isinstance(error, Changing) or is_stateful(key))
-            self.unknown_verdict(inner)
-            return
-        self.add(key_needs(selectors))
+            cases: Any = _cases(selectors, listed)
+            self.add(key_needs(selectors))
+        except (Changing, Unreadable):
+            self.add(_needs_of_key(key, self.known))
+            cases = self.opaque_cases(key, inner.get("data"), text)
         self.counters = None
         self.parts.append(Branches(cases))
 
-    def unknown_verdict(self, inner: dict[str, Any]) -> None:
-        """One of a verdict map's verdicts, and which is not known: each behind an atom of its own."""
-        # Terms end a rule, so at most one verdict can stand here: the first, behind the atom.
-        try:
-            listed = [_pair(one)[1] for one in self.place.sets.elements(inner.get("data"))]
-            verdicts = [_verdict(one) for one in listed]
-        except (Changing, Unreadable):
-            verdicts = []
-        self.parts.append(verdicts[0] if len(set(verdicts)) == 1 else Verdict("queue", text="an unknown verdict"))
+    def opaque_cases(self, key: Any, data: Any, text: str) -> tuple[tuple[Atom, Verdict], ...]:
+        """Each verdict of a map behind an atom of its own. One that packets change may have any of its table's."""
+        if isinstance(data, str):
+            found = self.place.sets.known.get(data[1:])
+            listed, changing = (found.elements if found else None) or [], found is None or found.changing
+        else:
+            listed, changing = data.get("set", []) if isinstance(data, dict) else [], False
+        stateful = changing or is_stateful(key)
+        cases = []
+        for verdict in dict.fromkeys(_readable_verdicts(listed)):
+            shown = f"{expression_text(key)} leads to {' '.join(filter(None, (verdict.kind, verdict.chain)))} in {text}"
+            self.atoms += stateful
+            occurrence = f"{self.place.name}/{self.atoms}" if stateful else ""
+            cases.append((Atom("vmap", shown, occurrence), verdict))
+        return tuple(cases)
 
     def reject(self, name: str, inner: Any) -> None:
         kind = inner.get("type") if isinstance(inner, dict) else None
@@ -205,7 +209,11 @@ class _Reader:
             self.key(value["map"], statement_text({name: inner}))
         self.add(assignment(inner, self.known))
 
-    def nat_key(self, inner: Any) -> None: ...
+    def nat(self, name: str, inner: Any) -> None:
+        for value in (inner.get("addr"), inner.get("port")) if isinstance(inner, dict) else ():
+            if isinstance(value, dict) and isinstance(value.get("map"), dict):
+                self.key(value["map"], statement_text({name: inner}))
+        self.add(nat(name, inner, self.known))
 
     def update(self, name: str, inner: Any) -> None:
         """`add @set { key }`: what a statement inside decides, is the set's own."""
@@ -257,6 +265,14 @@ def _verdict(statement: Any) -> Verdict:
     raise Unreadable(f"no verdict: {statement}")
 
 
+def _readable_verdicts(listed: Any) -> Iterator[Verdict]:
+    for element in listed if isinstance(listed, list) else []:
+        try:
+            yield _verdict(_pair(element)[1])
+        except Unreadable:
+            continue
+
+
 def _pair(element: Any) -> tuple[Any, Any]:
     """Key and value of an element of a map. Raises Unreadable."""
     if isinstance(element, list) and len(element) == 2:
@@ -291,7 +307,7 @@ def _cases(selectors: tuple[Operand, ...], listed: list[tuple[Any, Any]]) -> tup
 
 def _boxes(selectors: tuple[Operand, ...], keys: list[Any]) -> Any:
     one = selectors[0]
-    if len(selectors) == 1 and not one.selector.is_name and not one.xor and not one.right:
+    if len(selectors) == 1 and not one.selector.is_name and not one.selector.guessed and not one.xor and not one.right:
         values = normal(interval(key, one.selector.kind) for key in keys)
         return ((one.selector.test(values, one.mask),),)
     return tuple(box_of(selectors, key) for key in keys)

@@ -181,10 +181,8 @@ class Domain:
     def usual(self) -> list[int]:
         """Literals of which as many as possible should hold in a packet that is shown to a person, most wanted first."""
         circuit, values, within = self.circuit, self.start, self.within
-        ordinary = {
-            4: normal([(0x0A000002, 0x0AFFFFFE), (0xC0A80001, 0xC0A8FFFE)]),
-            6: normal([(0x20010DB8 << 96, ((0x20010DB8 + 1) << 96) - 1)]),
-        }[self.version]
+        near = {4: ((0x0A000002, 0x0AFFFFFE),), 6: ((0x20010DB8 << 96, ((0x20010DB80001) << 80) - 1),)}[self.version]
+        far = {4: ((0xC0A80002, 0xC0A8FFFE),), 6: (((0x20010DB80001) << 80, ((0x20010DB8 + 1) << 96) - 1),)}[self.version]
         unicast = {4: ((0x01000000, 0xDFFFFFFF),), 6: ((0x2000 << 112, (0x4000 << 112) - 1),)}[self.version]
         quiet = [-self.translated["dst"], -self.translated["src"]]
         wanted = [*quiet, within(values, "fragment", single(0))]
@@ -205,7 +203,8 @@ class Domain:
             within(values, "ct_mark", single(0)), within(values, "reverse_path", single(1)),
             within(values, "skuid", single(0)), within(values, "skgid", single(0)),
             circuit.either(self.ways["output"], self.has["mac"]), circuit.either(-self.ways["output"], self.has["socket"]),
-            within(values, "saddr", ordinary), within(values, "daddr", ordinary),
+            within(values, "saddr", near), within(values, "daddr", far),
+            circuit.unequal(values["iif"], values["oif"]),
         ]  # fmt: skip
         return [one for one in wanted if one not in {TRUE, FALSE}]
 

@@ -39,11 +39,12 @@ class Encoded:
     changed   the fields that it then has, as far as they were changed
     ended     by outcome (`drop`, `reject with ...`): it ends here, or in a chain that this one leads to
     accepted  the fields of packets that are accepted, as far as they were changed
-    calls     chains that it leads to, and when
+    calls     chains that it leads to, when, and by which rule
     entry     of base chains: the packets that come to it
     end       the packet comes to the end of the chain
     natted    it is given a NAT
-    passing   by rule: it keeps the packet from the next one
+    passing   by rule: it is reached, and keeps the packet from the next one
+    blocking  by rule: it would keep the packet from the next one, if it were reached
     """
 
     chain: KnownChain
@@ -52,11 +53,12 @@ class Encoded:
     acted: list[int] = field(default_factory=list)
     terms: list[int] = field(default_factory=list)
     passing: list[int] = field(default_factory=list)
+    blocking: list[int] = field(default_factory=list)
     left: int = FALSE
     changed: dict[str, Vector] = field(default_factory=dict)
     ended: dict[str, int] = field(default_factory=dict)
     accepted: dict[str, Vector] = field(default_factory=dict)
-    calls: list[tuple[Encoded, int]] = field(default_factory=list)
+    calls: list[tuple[Encoded, int, int]] = field(default_factory=list)
     entry: int = FALSE
     end: int = FALSE
     natted: int = FALSE
@@ -219,6 +221,7 @@ class _Making:
         self.given = values
         self.values = dict(values)
         self.reached = TRUE  # the next rule
+        self.block = FALSE
         self.leaving: list[tuple[int, dict[str, Vector]]] = []
         self.accepting: list[tuple[int, dict[str, Vector]]] = []
         self.endings: dict[str, list[int]] = {}
@@ -256,6 +259,7 @@ class _Making:
         acted = FALSE
         before = self.reached
         ended = False
+        self.block = FALSE
         place = (out.chain.key, index, self.hook, id(out))
         for number, part in enumerate(meaning.parts):
             if isinstance(part, In | Named | AnyOf | Atom):
@@ -280,6 +284,7 @@ class _Making:
                 break
         if not ended:
             out.passing.append(FALSE)
+        out.blocking.append(self.block)
         out.terms.append(holding)
         out.matched.append(circuit.both(before, holding))
         out.acted.append(circuit.both(before, circuit.either(acted, holding)))
@@ -305,6 +310,7 @@ class _Making:
     def _nat(self, part: Nat, holding: int) -> None:
         here = self.circuit.both(self.reached, holding)
         self.accepting.append((here, self.values | self.encoder.translated(part, self.values, self.hook)))
+        self.block = holding
         self.out.natted = self.circuit.either(self.out.natted, here)
         self.reached = self.circuit.both(self.reached, -holding)
         self.out.passing.append(here)
@@ -327,6 +333,7 @@ class _Making:
             name = f"{part.kind} {part.text}" if part.text else part.kind
             self.endings.setdefault(name, []).append(here)
         out.passing.append(here)
+        self.block = circuit.either(self.block, holding)
         self.reached = circuit.both(self.reached, -holding)
 
     def _jump(self, rule: Rule, part: Verdict, holding: int, here: int) -> None:
@@ -335,7 +342,7 @@ class _Making:
         if known is None:
             raise ValueError(f"{rule.source or rule.text}: there is no chain {part.chain}")
         called = self.encoder.chain(known, self.values, self.hook)
-        out.calls.append((called, here))
+        out.calls.append((called, here, len(out.terms)))
         out.natted = circuit.either(out.natted, circuit.both(here, called.natted))
         for name, literal in called.ended.items():
             both = circuit.both(here, literal)
@@ -346,9 +353,11 @@ class _Making:
         if part.kind == "goto":
             self.leaving.append((circuit.both(here, called.left), self.values | called.changed))
             out.passing.append(here)
+            self.block = circuit.either(self.block, holding)
             self.reached = circuit.both(self.reached, -holding)
             return
         out.passing.append(circuit.both(here, -called.left))
+        self.block = circuit.either(self.block, circuit.both(holding, -called.left))
         self.reached = circuit.both(self.reached, circuit.either(-holding, called.left))
         for name, vector in called.changed.items():
             self.values[name] = circuit.mux(holding, vector, self.values[name])

@@ -7,7 +7,7 @@ between. All are worked out at once (Circuit.simulate); what they cannot show is
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -126,10 +126,11 @@ def _pick(values: Intervals, chance: random.Random) -> int:
 
 
 def sample_words(
-    ruleset: Ruleset, domain: Domain, atoms: list[int], each: int, seed: int = 0
+    ruleset: Ruleset, domain: Domain, atoms: Callable[[list[Place]], dict[int, int]], each: int, seed: int = 0
 ) -> tuple[dict[int, int], int, list[Place]]:
     """Input words for Circuit.simulate, with a mask of all packets, and the rule that each packet was made for.
 
+    atoms  gives the words of atoms, told which rule each packet was made for
     each   packets for each rule and way that leads to it
     """
     chance = random.Random(seed)  # noqa: S311 - packets, not secrets
@@ -153,7 +154,7 @@ def sample_words(
                             wishes[field] = both or values
                     columns.add(wishes, chance.choice(routes))
                     made_for.append((key, index))
-    return _words(columns, domain, atoms, chance), (1 << len(made_for)) - 1, made_for
+    return _words(columns, domain) | atoms(made_for), (1 << len(made_for)) - 1, made_for
 
 
 def _hooks_of(ruleset: Ruleset) -> dict[ChainKey, set[str]]:
@@ -171,7 +172,7 @@ def _hooks_of(ruleset: Ruleset) -> dict[ChainKey, set[str]]:
     return found
 
 
-def _words(columns: _Columns, domain: Domain, atoms: list[int], chance: random.Random) -> dict[int, int]:
+def _words(columns: _Columns, domain: Domain) -> dict[int, int]:
     """The bits of all packets, turned: a word for each input of the circuit."""
     count = len(columns.ways)
     words: dict[int, int] = {}
@@ -186,8 +187,6 @@ def _words(columns: _Columns, domain: Domain, atoms: list[int], chance: random.R
     full = (1 << count) - 1
     words[domain.has["mac"]] = full & ~output
     words[domain.has["socket"]] = output
-    for literal in atoms:
-        words[literal] = chance.getrandbits(count) if count else 0
     return words
 
 

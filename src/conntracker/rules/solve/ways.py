@@ -65,7 +65,7 @@ def entered(way: Way) -> list[tuple[Encoded, int]]:
     for made in reversed(way.made):
         entry = circuit.some([made.entry, *calls.get(id(made), ())])
         found.append((made, entry))
-        for called, literal in made.calls:
+        for called, literal, _ in made.calls:
             calls.setdefault(id(called), []).append(circuit.both(entry, literal))
     return found
 

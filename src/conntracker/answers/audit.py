@@ -1,0 +1,279 @@
+"""What is wrong with a ruleset, or may be: rules that never decide, that change nothing, that were never hit, …
+
+Each finding is about one rule, chain or set, says why in a sentence, and shows the evidence: the rules that are to
+blame, or a packet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from conntracker.answers.audit_order import Overlap, overlaps
+from conntracker.answers.audit_redundant import redundant_rules
+from conntracker.answers.audit_summary import Summary, summary_of
+from conntracker.answers.audit_unused import chains_without_way, sets_without_rule
+from conntracker.answers.audit_wide import Wide
+from conntracker.rules.intervals import Intervals
+from conntracker.rules.ruleset import ChainKey, KnownChain, Ruleset
+from conntracker.rules.solve.dead import ALWAYS, Dead, dead, policies_never_reached
+from conntracker.rules.solve.domain import Witness
+from conntracker.rules.solve.model import question, witness
+from conntracker.rules.terms import AnyOf, Atom, Branches, In, Named, Verdict
+from conntracker.steps import Rule
+
+__all__ = ["KINDS", "Audit", "Finding", "audit"]
+
+# What is looked for, in the order in which it is told, each with what it is.
+KINDS = {
+    "dead": "rules that no packet ever matches",
+    "redundant": "rules that could go, and nothing would change",
+    "policy": "policies that no packet ever comes to",
+    "unused-chain": "chains that nothing leads to",
+    "unused-set": "sets and maps that no rule refers to",
+    "unhit": "rules that packets can match, and none did",
+    "order": "rules of which the order matters",
+    "wide": "rules that let through far more than was seen",
+}
+
+_MOST_PACKETS = 200  # rules for which a packet is made as evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that somebody should look at.
+
+    kind       one of KINDS
+    place      family, table, and the chain or set
+    rule       None where it is about a policy, a chain or a set
+    reason     why, in one sentence
+    because    the rules to blame
+    witness    a packet as evidence
+    certainty  ALWAYS, or `unless ...`
+    source     file:line of a set, or of a chain's first rule
+    numbers    what was counted, by name
+    """
+
+    kind: str
+    place: tuple[str, str, str]
+    rule: Rule | None
+    reason: str
+    because: tuple[Rule, ...] = ()
+    witness: Witness | None = None
+    certainty: str = ALWAYS
+    source: str | None = None
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """All that was found, by kind in the order of KINDS, then in the order of the ruleset; and what was looked at.
+
+    notes   lines on what was left out, and why
+    """
+
+    summary: Summary
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+
+    def of(self, kinds: Collection[str]) -> bool:
+        """Whether anything of these kinds was found."""
+        return any(one.kind in kinds for one in self.findings)
+
+
+def audit(
+    ruleset: Ruleset,
+    kinds: Collection[str] = tuple(KINDS),
+    *,
+    local: dict[int, Intervals] | None = None,
+    counted: str = "",
+    wide: Sequence[Wide] = (),
+) -> Audit:
+    """Looks for all of these kinds.
+
+    local    the host's own addresses, by IP version, where they are known
+    counted  since when the ruleset's counters count, in words
+    wide     rules that let through far more than a recording has of them (see audit_wide)
+
+    Raises ValueError for a ruleset that cannot be followed: a jump to a chain that is not there, a loop.
+    """
+    return _Auditor(ruleset, kinds, local, counted, wide).run()
+
+
+class _Auditor:
+    """One ruleset."""
+
+    def __init__(
+        self, ruleset: Ruleset, kinds: Collection[str], local: dict[int, Intervals] | None, counted: str,
+        wide: Sequence[Wide],
+    ) -> None:  # fmt: skip
+        self.ruleset, self.kinds, self.local, self.counted, self.wide = ruleset, kinds, local, counted, wide
+        self.notes: list[str] = []
+        self.dead: list[Dead] = []
+        self.unused = chains_without_way(ruleset)
+
+    def run(self) -> Audit:
+        """All findings."""
+        steps: dict[str, Callable[[], Iterable[Finding]]] = {
+            "dead": self._dead, "redundant": self._redundant, "policy": self._policies,
+            "unused-chain": self._unused_chains, "unused-set": self._unused_sets, "unhit": self._unhit,
+            "order": self._order, "wide": self._wide,
+        }  # fmt: skip
+        if {"dead", "redundant", "unhit"} & set(self.kinds):
+            self.dead = dead(self.ruleset, self.local, explain="dead" in self.kinds)
+        found = [one for kind in KINDS if kind in self.kinds for one in steps[kind]()]
+        return Audit(summary_of(self.ruleset), tuple(found), tuple(self.notes))
+
+    def _dead(self) -> Iterable[Finding]:
+        counters = _counters(self.ruleset)
+        for one in self.dead:
+            if not one.versions:  # its chain is told of as unused
+                continue
+            reason = _why_dead(one)
+            packets = (counters.get(id(one.rule)) or (0, 0))[0]
+            if packets:
+                reason += f"; yet its counter says {packets:,} packets: the rules were others when it was hit"
+            yield Finding("dead", _place(one.rule), one.rule, reason, one.because, certainty=one.certainty)
+
+    def _redundant(self) -> Iterable[Finding]:
+        gone = {id(one.rule) for one in self.dead}
+        found, note = redundant_rules(self.ruleset, self.local)
+        self.notes += [note] if note else []
+        for rule, because, reason in found:
+            if id(rule) not in gone:
+                yield Finding("redundant", _place(rule), rule, reason, because)
+
+    def _policies(self) -> Iterable[Finding]:
+        chains = self.ruleset.by_key()
+        for key in policies_never_reached(self.ruleset, self.local):
+            known = chains[key]
+            last = next((rule for rule, meaning in known.items() if _takes_all(meaning.parts)), None)
+            policy = known.chain.policy or "accept"
+            reason = f"no packet comes to the chain's end, so its policy {policy} decides nothing"
+            yield Finding("policy", key[1:], None, reason, () if last is None else (last,), source=_source(known))
+
+    def _unused_chains(self) -> Iterable[Finding]:
+        for known in self.unused:
+            count = len(known.chain.rules)
+            rules = "no rules" if not count else "1 rule" if count == 1 else f"{count:,} rules"
+            reason = f"no base chain leads to it, so its {rules} never decide" if count else "nothing leads to it"
+            yield Finding(
+                "unused-chain", known.key[1:], None, reason, source=_source(known), numbers={"rules": count}
+            )  # fmt: skip
+
+    def _unused_sets(self) -> Iterable[Finding]:
+        for one in sets_without_rule(self.ruleset):
+            reason = f"no rule of the table refers to this {one.kind} of {one.size:,} elements"
+            yield Finding(
+                "unused-set", (one.family, one.table, one.name), None, reason, source=one.source,
+                numbers={"elements": one.size},
+            )  # fmt: skip
+
+    def _unhit(self) -> Iterable[Finding]:
+        counters = _counters(self.ruleset)
+        if not counters:
+            self.notes.append("rules never hit: not known, as no rule has a counter")
+            return
+        if not any(packets for packets, _ in counters.values()):
+            self.notes.append("rules never hit: not known, as all counters are zero")
+            return
+        gone = {id(one.rule) for one in self.dead} | {id(rule) for known in self.unused for rule in known.chain.rules}
+        rules = [rule for known in self.ruleset.chains for rule in known.chain.rules if id(rule) not in gone]
+        unhit = [rule for rule in rules if counters.get(id(rule), (1, 1))[0] == 0]
+        shown = packets_for(self.ruleset, unhit[:_MOST_PACKETS], self.local)
+        if len(unhit) > _MOST_PACKETS:
+            self.notes.append(f"rules never hit: packets are shown for the first {_MOST_PACKETS} only")
+        since = self.counted or "since its counter was last zero, which is not known"
+        for rule in unhit:
+            packet = shown.get(id(rule))
+            yield Finding("unhit", _place(rule), rule, f"its counter is 0: no packet {since}", witness=packet)
+
+    def _order(self) -> Iterable[Finding]:
+        found, note = overlaps(self.ruleset, self.local)
+        self.notes += [note] if note else []
+        for one in found:
+            yield _order_finding(one)
+
+    def _wide(self) -> Iterable[Finding]:
+        for one in self.wide:
+            yield Finding("wide", _place(one.rule), one.rule, one.reason, numbers=one.numbers())
+
+
+def packets_for(
+    ruleset: Ruleset, rules: Sequence[Rule], local: dict[int, Intervals] | None = None
+) -> dict[int, Witness]:
+    """By id(rule), a packet that matches it, as usual as possible."""
+    wanted = {id(rule) for rule in rules}
+    found: dict[int, Witness] = {}
+    if not wanted:
+        return found
+    for version in ruleset.families():
+        with question([ruleset], version, local) as asked:
+            for place, stands in asked.ways[0].by_place().items():
+                for made, entry in stands:
+                    rule = made.chain.chain.rules[place[1]]
+                    if id(rule) not in wanted or id(rule) in found:
+                        continue
+                    one = witness(asked, (entry, made.matched[place[1]]))
+                    if one is not None:
+                        found[id(rule)] = one
+    return found
+
+
+def _order_finding(one: Overlap) -> Finding:
+    count = len(one.others)
+    verdicts = f"{one.verdict}, {'they' if count > 1 else 'it'} {one.other_verdict}"
+    side = "later" if one.first else "earlier"
+    subject = f"{count} {side} rules match" if count > 1 else f"a {side} rule matches"
+    reason = f"{subject} some of the same packets; this rule's verdict is {verdicts}: what comes first decides"
+    return Finding(
+        "order", _place(one.rule), one.rule, reason, one.others, one.witness, certainty=one.certainty,
+        numbers={"pairs": count},
+    )  # fmt: skip
+
+
+def _why_dead(one: Dead) -> str:
+    if one.because:
+        which = "an earlier rule takes" if len(one.because) == 1 else f"{len(one.because)} rules together take"
+        return f"{which} every packet that it would match"
+    if one.certainty != ALWAYS:
+        return "no packet gets to it"
+    return one.reason or "no packet matches it"
+
+
+def _takes_all(parts: Sequence[object]) -> bool:
+    """Whether a rule asks for nothing and lets nothing go on."""
+    if any(isinstance(part, In | Named | AnyOf | Atom | Branches) for part in parts):
+        return False
+    return any(isinstance(part, Verdict) and part.kind in {"accept", "drop", "reject", "queue", "stolen"}
+               for part in parts)  # fmt: skip
+
+
+def _place(rule: Rule) -> tuple[str, str, str]:
+    return rule.family, rule.table, rule.chain
+
+
+def _source(known: KnownChain) -> str | None:
+    return next((rule.source for rule in known.chain.rules), None)
+
+
+def _counters(ruleset: Ruleset) -> dict[int, tuple[int, int]]:
+    """By id(rule), for those that have any."""
+    return {
+        id(rule): meaning.counters
+        for known in ruleset.chains for rule, meaning in known.items() if meaning.counters is not None
+    }  # fmt: skip
+
+
+def without_rule(ruleset: Ruleset, key: ChainKey, index: int) -> Ruleset:
+    """The ruleset without one rule; the others keep their positions."""
+    chains = []
+    for known in ruleset.chains:
+        if known.key == key:
+            rules = known.chain.rules[:index] + known.chain.rules[index + 1 :]
+            meanings = known.meanings[:index] + known.meanings[index + 1 :]
+            chains.append(replace(known, chain=replace(known.chain, rules=rules), meanings=meanings))
+        else:
+            chains.append(known)
+    return replace(ruleset, chains=tuple(chains))

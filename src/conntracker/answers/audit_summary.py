@@ -1,0 +1,43 @@
+"""How much of a ruleset is understood."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from conntracker.rules.ruleset import Ruleset
+from conntracker.rules.terms import Atom
+
+__all__ = ["Summary", "summary_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What was looked at.
+
+    rules, chains, sets   how many
+    exact    rules of which every match is understood, and none has a state of its own
+    opaque   by name, how many matches are taken as a question that may be answered either way; most first
+    notes    of the ruleset
+    """
+
+    rules: int
+    chains: int
+    sets: int
+    exact: int
+    opaque: tuple[tuple[str, int], ...]
+    notes: tuple[str, ...]
+
+
+def summary_of(ruleset: Ruleset) -> Summary:
+    """The summary of a ruleset."""
+    names: Counter[str] = Counter()
+    exact = rules = 0
+    for known in ruleset.chains:
+        for meaning in known.meanings:
+            atoms = [part for part in meaning.parts if isinstance(part, Atom)]
+            names.update(atom.name for atom in atoms)
+            rules += 1
+            exact += not atoms
+    opaque = tuple(sorted(names.items(), key=lambda one: (-one[1], one[0])))
+    return Summary(rules, len(ruleset.chains), len(ruleset.sets), exact, opaque, ruleset.notes)

@@ -1,0 +1,86 @@
+"""`conntracker audit`: what is wrong with a ruleset, or may be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from conntracker.cli.rulefiles import add_rules_arguments, live_host, load
+from conntracker.output import Output
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Sequence
+
+    from conntracker.answers.audit_wide import Wide
+    from conntracker.rules.ruleset import Ruleset
+
+__all__ = ["add_arguments", "run"]
+
+FOUND = 1
+# As in answers.audit, which takes numpy and the solver to import.
+KINDS = ("dead", "redundant", "policy", "unused-chain", "unused-set", "unhit", "order", "wide")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of `conntracker audit`."""
+    add_rules_arguments(parser)
+    parser.add_argument(
+        "-r", "--read", metavar="DIR", action="append",
+        help="a recording made with -t: also ACCEPTs far wider than what was seen there",
+    )  # fmt: skip
+    parser.add_argument("--only", metavar="KIND", help=f"what to look for, a list with commas: {', '.join(KINDS)}")
+    parser.add_argument("--fail-on", metavar="KIND", help="exit with 1 if anything of these kinds is found; a list")
+    parser.add_argument("--json", action="store_true", help="an object a line, the first of them a summary")
+
+
+def run(args: Namespace) -> int:
+    """Prints the findings; 1 if there are some of --fail-on."""
+    only = _kinds("--only", args.only) or KINDS
+    fail_on = _kinds("--fail-on", args.fail_on)
+    if missed := [kind for kind in fail_on if kind not in only]:
+        raise ValueError(f"--fail-on: {missed[0]} is not looked for with this --only")
+    if "wide" in (*fail_on, *_kinds("--only", args.only)) and not args.read:
+        raise ValueError("wide needs a recording to compare with: -r DIR")
+    if args.read and not args.rules and args.netns is None:
+        raise ValueError("-r needs the ruleset as a file, too: --rules FILE")
+    from conntracker.answers.audit import audit
+    from conntracker.formats.audit import audit_json, audit_lines
+
+    ruleset = load(args.rules, args.netns)
+    local, counted = (None, "") if args.rules else _of_host(args.netns)
+    wide = _wide(ruleset, args.read) if args.read and "wide" in only else ()
+    found = audit(ruleset, only, local=local, counted=counted, wide=wide)
+    width = max(40, shutil.get_terminal_size().columns) if os.isatty(1) or "COLUMNS" in os.environ else 80
+    with Output("-").open() as out:
+        for line in audit_json(found) if args.json else audit_lines(found, width):
+            out.write(line.encode("utf-8", "replace"))
+    return FOUND if found.of(fail_on) else 0
+
+
+def _kinds(option: str, text: str | None) -> tuple[str, ...]:
+    """The kinds of a list with commas. Raises ValueError for one that there is not."""
+    found = tuple(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))
+    if unknown := [kind for kind in found if kind not in KINDS]:
+        raise ValueError(f"{option}: no kind {unknown[0]!r}; there are: {', '.join(KINDS)}")
+    return found
+
+
+def _of_host(netns: str | None) -> tuple[dict[int, tuple[tuple[int, int], ...]] | None, str]:
+    """(the host's own addresses by IP version, since when its counters count at most)."""
+    host = live_host(netns)
+    with open("/proc/uptime", encoding="ascii") as file:
+        seconds = float(file.read().split()[0])
+    days, hours = int(seconds // 86400), int(seconds % 86400 // 3600)
+    up = f"{days} d {hours} h" if days else f"{hours} h {int(seconds % 3600 // 60)} min"
+    since = f"since it was last zero, which is not known (the host is up for {up})"
+    return (None if host is None else dict(host.local)), since
+
+
+def _wide(ruleset: Ruleset, directories: Sequence[str]) -> Sequence[Wide]:
+    from conntracker.answers.audit_wide import wide_rules
+    from conntracker.recording.reader import open_recording
+
+    with open_recording(directories) as recording:
+        return wide_rules(ruleset, recording)

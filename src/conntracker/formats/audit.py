@@ -1,0 +1,143 @@
+"""What an audit found, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from conntracker.answers.audit import KINDS
+from conntracker.formats.packets import packet_json, packet_text
+from conntracker.formats.table import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conntracker.answers.audit import Audit, Finding
+    from conntracker.answers.audit_summary import Summary
+    from conntracker.rules.solve.domain import Witness
+    from conntracker.steps import Rule
+
+__all__ = ["audit_json", "audit_lines", "rule_line", "which_rule", "witness_lines"]
+
+_MOST = 6  # rules to blame that are written out
+
+
+def audit_lines(audit: Audit, width: int = 80) -> Iterator[str]:
+    """Lines, each with its newline: the summary, then the findings by kind."""
+    for line in _lines(audit, width):
+        yield printable(line.rstrip()) + "\n"
+
+
+def _lines(audit: Audit, width: int) -> Iterator[str]:
+    yield from _summary_lines(audit.summary, width)
+    for note in (*audit.summary.notes, *audit.notes):
+        yield from _wrapped(note, width, "  ", "    ")
+    if not audit.findings:
+        yield "nothing found"
+    for kind, group in groupby(audit.findings, key=lambda one: one.kind):
+        findings = list(group)
+        yield ""
+        yield f"{kind.upper()}  {len(findings):,}: {KINDS[kind]}"
+        for one in findings:
+            yield from _finding_lines(one, width)
+
+
+def _summary_lines(summary: Summary, width: int) -> Iterator[str]:
+    counts = [_count(summary.rules, "rule"), _count(summary.chains, "chain")]
+    counts += [_count(summary.sets, "set")] if summary.sets else []
+    understood = "all" if summary.exact == summary.rules else f"{summary.exact:,}"
+    text = f"{', '.join(counts)}; {understood} understood exactly"
+    if summary.opaque:
+        text += "; opaque: " + ", ".join(f"{name} {count:,}" for name, count in summary.opaque)
+    yield from _wrapped(text, width, "", "  ")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _finding_lines(one: Finding, width: int) -> Iterator[str]:
+    if one.rule is not None:
+        yield from _beside(f"  {which_rule(one.rule)}", one.rule.source or "", width)
+        yield f"      {one.rule.text or 'its text is not known'}"
+    else:
+        yield from _beside(f"  {' '.join(one.place)}", one.source or "", width)
+    certainty = "" if one.certainty == "always" else f" ({one.certainty})"
+    yield from _wrapped(one.reason + certainty, width, "    ", "    ")
+    for rule in one.because[:_MOST]:
+        yield from _beside(f"    - {which_rule(rule)}", rule.source or "", width)
+        yield f"      {rule.text or 'its text is not known'}"
+    if len(one.because) > _MOST:
+        yield f"    - and {len(one.because) - _MOST:,} more"
+    if one.witness is not None:
+        yield from witness_lines(one.witness, width)
+
+
+def witness_lines(one: Witness, width: int) -> Iterator[str]:
+    """A packet as evidence, and the answers it takes for granted."""
+    yield from _wrapped(f"packet, {one.way}: {packet_text(one.packet)}", width, "    ", "      ")
+    taken = [text for text, outcome in one.assumed if outcome]
+    if taken:
+        yield from _wrapped(f"if {' and '.join(taken)}", width, "      ", "      ")
+
+
+def which_rule(rule: Rule) -> str:
+    """Family, table, chain and number of a rule; its handle for nft's own."""
+    handle = f" handle {rule.handle}" if rule.handle is not None and rule.kind == "nft" else ""
+    return f"{rule.family} {rule.table} {rule.chain} rule {rule.position}{handle}"
+
+
+def rule_line(rule: Rule) -> str:
+    """The same, with its text."""
+    return f"{which_rule(rule)}: {rule.text}"
+
+
+def _beside(text: str, source: str, width: int) -> Iterator[str]:
+    """Two texts on one line, or on two if that is too long."""
+    if not source:
+        yield text
+    elif len(text) + 3 + len(source) <= width:
+        yield f"{text}   {source}"
+    else:
+        yield text
+        yield f"      {source}"
+
+
+def _wrapped(text: str, width: int, first: str, next_: str) -> list[str]:
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=next_, break_long_words=False, break_on_hyphens=False
+    )  # fmt: skip
+
+
+def audit_json(audit: Audit) -> Iterator[str]:
+    """An object a line: the summary first, with the number of findings of each kind; then the findings."""
+    summary = audit.summary
+    counts = {kind: sum(1 for one in audit.findings if one.kind == kind) for kind in KINDS}
+    first: dict[str, Any] = {
+        "kind": "summary", "rules": summary.rules, "chains": summary.chains, "sets": summary.sets,
+        "exact": summary.exact, "opaque": dict(summary.opaque), "notes": [*summary.notes, *audit.notes],
+        "found": {kind: count for kind, count in counts.items() if count},
+    }  # fmt: skip
+    yield json.dumps(first) + "\n"
+    for one in audit.findings:
+        yield json.dumps(_finding_json(one)) + "\n"
+
+
+def _finding_json(one: Finding) -> dict[str, Any]:
+    family, table, name = one.place
+    shown = one.witness
+    what = "set" if one.kind == "unused-set" else "chain"
+    return {
+        "kind": one.kind,
+        "rule": None if one.rule is None else one.rule.json(),
+        "family": family, "table": table, what: name, "source": one.rule.source if one.rule else one.source,
+        "certainty": one.certainty,
+        "reason": one.reason,
+        "because": [rule.json() for rule in one.because],
+        "witness": None if shown is None else packet_json(shown.packet),
+        "way": None if shown is None else shown.way,
+        "if": [] if shown is None else [{"text": text, "value": value} for text, value in shown.assumed],
+        **one.numbers,
+    }  # fmt: skip

@@ -1,0 +1,173 @@
+"""The engine's steps beside the kernel's, packet by packet, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from conntracker.lab.trials.borders import way_of
+from conntracker.rules.fields import FIELDS, NAMES
+from conntracker.rules.host import Host
+from conntracker.rules.packets import Packet
+from conntracker.rules.ruleset import Ruleset
+from conntracker.rules.terms import Atom
+from conntracker.rules.walk import Answer, Course, Outcome, walk
+from conntracker.steps import Rule, Step
+
+__all__ = ["Comparison", "Judge", "Line", "Mismatch", "lines_of"]
+
+# hook, kind, family, table, chain, type, position, verdict, target
+Line = tuple[str | None, str, str, str, str, str, int | None, str | None, str | None]
+
+_PLACE = tuple[str, str, str, str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A packet of which the kernel says something else than the engine.
+
+    kernel   its lines
+    engine   those of the outcome that agrees longest
+    at       the index of the first line that differs
+    reason   what is wrong, if it is not a line
+    """
+
+    packet: Packet
+    kernel: tuple[Line, ...]
+    engine: tuple[Line, ...]
+    at: int
+    reason: str = ""
+
+    def __str__(self) -> str:
+        fields = " ".join(f"{name}={value}" for name, value in self.packet.items() if value is not None)
+        sides = [f"  {self.reason or 'the steps differ'} at step {self.at + 1}"]
+        for name, lines in (("kernel", self.kernel), ("engine", self.engine)):
+            sides += [f"  {name} {'>' if i == self.at else ' '} {_text(line)}" for i, line in enumerate(lines)]
+        return "\n".join((fields, *sides))
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What came of a number of packets.
+
+    same        of which the steps are those that the engine says, undecided ones included
+    undecided   where they hang on an atom, and are one of the engine's outcomes
+    unknown     where the engine did not know a field: what each was
+    """
+
+    packets: int = 0
+    same: int = 0
+    undecided: int = 0
+    unknown: dict[str, int] = field(default_factory=dict)
+    mismatches: list[Mismatch] = field(default_factory=list)
+
+
+class Judge:
+    """Compares for one ruleset. `told` is called with each packet's outcome that is the kernel's."""
+
+    def __init__(
+        self, ruleset: Ruleset, host: Host | None, told: Callable[[Packet, Outcome], None] | None = None
+    ) -> None:
+        self._courses = {version: Course(ruleset, version) for version in (4, 6)}
+        self._host, self._told = host, told
+        self._lines: dict[int, tuple[Step, Line]] = {}
+
+    def compare(self, packets: Sequence[Packet], kernel: Iterable[tuple[Line, ...]], most: int = 20) -> Comparison:
+        """All packets; no more than `most` mismatches are kept, but all are counted (packets - same)."""
+        result = Comparison()
+        for packet, lines in zip(packets, kernel, strict=True):
+            result.packets += 1
+            found = self.judge(packet, lines, result)
+            if found is None:
+                result.same += 1
+            elif len(result.mismatches) < most:
+                result.mismatches.append(found)
+        return result
+
+    def agrees(self, packet: Packet, kernel: tuple[Line, ...]) -> bool:
+        """Whether the kernel's lines are among what the engine holds possible."""
+        return self.judge(packet, kernel, Comparison()) is None
+
+    def judge(self, packet: Packet, kernel: tuple[Line, ...], result: Comparison) -> Mismatch | None:
+        """None if the kernel's lines are those of an outcome."""
+        asked: list[Atom] = []
+        guided = self._walk(packet, kernel, asked)
+        fitting = self._fitting(guided, kernel)
+        if fitting is None and asked:
+            guided = self._walk(packet, None, asked)
+            fitting = self._fitting(guided, kernel)
+        if fitting is None:
+            return self._mismatch(packet, kernel, guided)
+        result.undecided += bool(asked)
+        for assumed in fitting.assumed:
+            if _is_field(assumed.name):
+                result.unknown[assumed.name] = result.unknown.get(assumed.name, 0) + 1
+        if self._told is not None:
+            self._told(packet, fitting)
+        return None
+
+    def _walk(self, packet: Packet, kernel: tuple[Line, ...] | None, asked: list[Atom]) -> Answer:
+        """With the kernel's lines, atoms of rules in them hold, and those of the others do not."""
+        course = self._courses[4 if packet["family"] == 4 else 6]
+        matched = None if kernel is None else {_place_of(line) for line in kernel}
+
+        def answer(atom: Atom, rule: Rule) -> bool | None:
+            asked.append(atom)
+            if matched is None:
+                return None
+            return ((rule.kind, rule.family, rule.table, rule.chain, rule.position) in matched) != atom.negated
+
+        return walk(course, packet, way_of(packet), host=self._host, answers=answer, passed=self._told is not None)
+
+    def _fitting(self, answer: Answer, kernel: tuple[Line, ...]) -> Outcome | None:
+        return next((one for one in answer.outcomes if self.lines(one.path.steps) == kernel), None)
+
+    def lines(self, steps: Iterable[Step]) -> tuple[Line, ...]:
+        """What is compared of the steps."""
+        found = []
+        for step in steps:
+            known = self._lines.get(id(step))
+            if known is None:
+                known = self._lines[id(step)] = (step, line_of(step))
+            found.append(known[1])
+        return tuple(found)
+
+    def _mismatch(self, packet: Packet, kernel: tuple[Line, ...], answer: Answer) -> Mismatch:
+        sides = [self.lines(one.path.steps) for one in answer.outcomes]
+        best = max(sides, key=lambda side: _common(side, kernel))
+        return Mismatch(packet, kernel, best, _common(best, kernel))
+
+
+def lines_of(steps: Iterable[Step]) -> tuple[Line, ...]:
+    """What is compared of the steps of a packet."""
+    return tuple(line_of(step) for step in steps)
+
+
+def line_of(step: Step) -> Line:
+    """What is compared of a step: not the priority, the handle or the text, which one of the two may not have."""
+    position = None if step.rule is None else step.rule.position
+    return step.hook, step.kind, step.family, step.table, step.chain, step.type, position, step.verdict, step.target
+
+
+def _place_of(line: Line) -> _PLACE:
+    return line[1], line[2], line[3], line[4], line[6]
+
+
+def _common(one: tuple[Line, ...], other: tuple[Line, ...]) -> int:
+    """How many lines they begin with together."""
+    count = 0
+    for first, second in zip(one, other, strict=False):
+        if first != second:
+            break
+        count += 1
+    return count
+
+
+def _is_field(name: str) -> bool:
+    return name in FIELDS or name in NAMES or name == "routing"
+
+
+def _text(line: Line) -> str:
+    hook, kind, family, table, chain, what, position, verdict, target = line
+    where = f"{chain}:{position}" if position is not None else chain
+    return f"{hook} {kind} {family} {table} {where} {what} {verdict}{f' {target}' if target else ''}"

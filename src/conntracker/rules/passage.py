@@ -1,0 +1,300 @@
+"""The way of many packets through hooks and base chains, to what becomes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from conntracker.rules.changes import GIVEN, Past, Xor
+from conntracker.rules.crowd import Crowd, Numbers, States, joined, values_of
+from conntracker.rules.deciding import weight
+from conntracker.rules.fields import CT_STATES
+from conntracker.rules.intervals import normal, single
+from conntracker.rules.order import CONNTRACK, WAYS, base_chains, effective_priority
+from conntracker.rules.packets import UNTRACKED_ICMPV6
+from conntracker.rules.programs import (
+    ACCEPT,
+    GOTO,
+    JUMP,
+    MORE,
+    RETURN,
+    STOLEN,
+    Boxes,
+    Cases,
+    Op,
+    Program,
+    Programs,
+)
+from conntracker.rules.rows import KNOWN, Rows
+from conntracker.rules.ruleset import KnownChain, Ruleset
+from conntracker.rules.terms import Assign, Atom, In, Named, Nat, Test, Verdict
+from conntracker.steps import Step
+
+__all__ = ["ENDS", "PASSAGE_TESTS", "Ends", "Passage", "device_tests"]
+
+# What becomes of a packet, by the codes of programs.
+ENDS = ("accept", "drop", "reject", "queue", "stolen")
+
+_NEW, _RELATED = (In("ct_state", single(CT_STATES.index(name))) for name in ("new", "related"))
+_ICMP = In("protocol", normal([(1, 1), (58, 58)]))
+_ICMPV6 = In("protocol", single(58))
+_BARE = In("icmp_type", UNTRACKED_ICMPV6)
+_LATER = In("first", single(0))
+_LOOPBACK = Named("iif", ("lo",))
+_UNTRACKED, _INVALID = (Xor(CT_STATES.index(name)) for name in ("untracked", "invalid"))
+
+# What is asked besides what rules ask.
+PASSAGE_TESTS: tuple[Test, ...] = (_NEW, _RELATED, _ICMP, _ICMPV6, _BARE, _LATER, _LOOPBACK)
+
+_BEFORE_ROUTING = frozenset(("prerouting", "output"))
+_DEVICES = {"ingress": "iif", "egress": "oif"}
+_MOST_DEEP = 64
+
+
+def device_tests(ruleset: Ruleset) -> Iterator[Test]:
+    """The tests of chains that are bound to devices."""
+    for known in ruleset.chains:
+        if known.chain.device is not None and known.chain.hook in _DEVICES:
+            yield _device(known)
+
+
+def _device(known: KnownChain) -> Named:
+    return Named(_DEVICES[known.chain.hook or ""], tuple((known.chain.device or "").split(",")))
+
+
+@dataclass(slots=True)
+class Ends:
+    """Where states ended: rows, verdicts (index into ENDS), and what decided: (1 for a rule, number), -1 for nothing."""
+
+    rows: list[Numbers] = field(default_factory=list)
+    verdicts: list[Numbers] = field(default_factory=list)
+    by_rule: list[Numbers] = field(default_factory=list)
+    numbers: list[Numbers] = field(default_factory=list)
+
+    def add(self, rows: Numbers, verdict: int, by_rule: Numbers | int, number: Numbers | int) -> None:
+        """Some states ended."""
+        self.rows.append(rows)
+        self.verdicts.append(np.full(len(rows), verdict))
+        self.by_rule.append(np.broadcast_to(np.asarray(by_rule, np.int64), len(rows)))
+        self.numbers.append(np.broadcast_to(np.asarray(number, np.int64), len(rows)))
+
+
+class Passage:
+    """All packets of some rows, from the first hook to their ends."""
+
+    def __init__(self, ruleset: Ruleset, programs: Programs, rows: Rows, way: str) -> None:
+        self._ruleset, self._programs, self._way = ruleset, programs, way
+        self.crowd = Crowd(programs, rows)
+        self.ends = Ends()
+        self._weight = 0
+        self._accepted: list[States] = []
+        self._hook = ""
+        self._depth = 0
+
+    def go(self) -> None:
+        """To the ends."""
+        crowd, none = self.crowd, Xor(0)  # the index of ""
+        missing = "iif" if self._way == "output" else "oif"
+        states = crowd.changed(crowd.all(), lambda past: past.put(missing, none))
+        for hook in WAYS[self._way]:
+            states = self._at(hook, states)
+        decided = states.best >= 0
+        number = np.where(decided, states.best & ((1 << 40) - 1), -1)
+        self.ends.add(states.rows, ACCEPT, (states.best >> 40) & 1, number)
+
+    # --- hooks and base chains ---
+
+    def _at(self, hook: str, states: States) -> States:
+        self._hook = hook
+        if hook == "forward":
+            states = self.crowd.changed(states, lambda past: past.put("oif", None))
+        hidden = hook in _BEFORE_ROUTING
+        if hidden:
+            states = self._hide(hook, states)
+        for known in base_chains(self._ruleset, self._programs.version, hook):
+            if hidden and effective_priority(known) > CONNTRACK:
+                states, hidden = self._show(states), False
+            states = self._base(known, states)
+        return self._show(states) if hidden else states
+
+    def _hide(self, hook: str, states: States) -> States:
+        """Before connection tracking has seen a packet, there is no state: nft and iptables call that invalid."""
+        if hook == "output":
+            return self.crowd.changed(states, lambda past: past.put("ct_state", _INVALID))
+        space = self._programs.space
+        looped = space.members(_LOOPBACK)[self.crowd.classes(space.axis(_LOOPBACK), states)]
+        hidden = self.crowd.changed(states.at(~looped), lambda past: past.put("ct_state", _INVALID))
+        return joined([hidden, states.at(looped)])
+
+    def _show(self, states: States) -> States:
+        crowd = self.crowd
+
+        def shown(past: Past) -> Past:
+            return past.put("ct_state", None) if past.change("ct_state") == _INVALID else past
+
+        def bared(past: Past) -> Past:
+            return past.put("ct_state", _UNTRACKED) if past.change("ct_state") == _INVALID else past
+
+        space, bare = self._programs.space, np.ones(len(states), np.bool_)
+        for test in (_ICMPV6, _BARE):
+            bare &= space.members(test)[crowd.classes(space.axis(test), states)]
+        return joined([crowd.changed(states.at(~bare), shown), crowd.changed(states.at(bare), bared)])
+
+    def _base(self, known: KnownChain, states: States) -> States:
+        past_by = []
+        if known.chain.device is not None and known.chain.hook in _DEVICES:
+            states, others = self.crowd.ask(_device(known), states)
+            past_by.append(others)
+        if known.chain.type == "nat":
+            states, others = self._nat_wanted(states)
+            past_by.append(others)
+        step = Step(self._hook, None, known.chain.kind, "", known.chain.table, "", "policy", None, None)
+        self._weight, self._accepted = weight(step, known.chain.type == "nat"), []
+        number = self._programs.number(known)
+        left = self._run(self._programs.programs[number], states)
+        policy = known.chain.policy or "accept"
+        if policy == "accept":
+            self._accepted.append(left.accepted(self._weight, 0, number))
+        else:
+            self.ends.add(left.rows, ENDS.index(policy), 0, number)
+        return self._once(joined([*past_by, *self._accepted]))
+
+    def _once(self, states: States) -> States:
+        if not self.crowd.forked:
+            return states
+        return self.crowd.distinct(states, np.zeros(len(states), np.int64))[0]
+
+    def _nat_wanted(self, states: States) -> tuple[States, States]:
+        """nf_nat asks its chains for the first packet of a flow, once in each direction."""
+        crowd = self.crowd
+        direction = "dst" if self._hook in _BEFORE_ROUTING else "src"
+        done = np.array([direction in past.translated for past in crowd.pasts])[states.past]
+        status = crowd.rows.values("first", GIVEN, states.rows)
+        done |= (status.status == KNOWN) & (status.values == 0)
+        new, rest = crowd.ask(_NEW, states.at(~done))
+        related, old = crowd.ask(_RELATED, rest)
+        errors, related = crowd.ask(_ICMP, related)
+        return joined([new, related]), joined([states.at(done), old, errors])
+
+    # --- chains ---
+
+    def _run(self, program: Program, states: States) -> States:
+        """The states that came out of a chain; the others ended, or were accepted."""
+        self._depth += 1
+        if self._depth > _MOST_DEEP:
+            raise ValueError(f"chain {program.key[3]} leads back to itself")
+        index = self._programs.index(program)
+        start = np.zeros(len(states), np.int64)
+        left: list[States] = []
+        while len(states):
+            states, number = self.crowd.next(index, program.tests, states, start)
+            if self.crowd.forked:
+                states, number = self.crowd.distinct(states, number)
+            left.append(states.at(number == index.size))
+            inside = np.flatnonzero(number < index.size)
+            states, start = self._obey(program, states.at(inside), number[inside], left)
+        self._depth -= 1
+        return joined(left)
+
+    def _obey(self, program: Program, states: States, number: Numbers, left: list[States]) -> tuple[States, Numbers]:
+        """Each state's rule is done; the states that go on in the chain, and where."""
+        codes = program.codes[number]
+        on: list[tuple[States, Numbers]] = []
+        for code in values_of(codes):
+            chosen = np.flatnonzero(codes == code)
+            part, at = states.at(chosen), number[chosen]
+            if code == MORE:
+                for one in values_of(at):
+                    on += self._more(program, one, part.at(at == one), left)
+            elif code in {JUMP, GOTO}:
+                targets = program.target[at]
+                for target in values_of(targets):
+                    same = np.flatnonzero(targets == target)
+                    on += self._call(target, code, part.at(same), at[same], left)
+            else:
+                self._end(code, part, program.rules[at], left)
+        numbers = [np.zeros(0, np.int64), *(at for _, at in on)]
+        return joined(part for part, _ in on), np.concatenate(numbers)
+
+    def _end(self, code: int, states: States, rules: Numbers, left: list[States]) -> None:
+        if code == RETURN:
+            left.append(states)
+        elif code == ACCEPT:
+            self._accepted.append(states.accepted(self._weight, 1, rules))
+        elif code <= STOLEN:
+            self.ends.add(states.rows, code, 1, rules)
+
+    def _call(
+        self, target: int, code: int, states: States, number: Numbers, left: list[States]
+    ) -> list[tuple[States, Numbers]]:
+        inner = States(states.rows, states.past, states.best, np.arange(len(states)))
+        out = self._run(self._programs.programs[target], inner)
+        origin = out.back
+        out = States(out.rows, out.past, out.best, states.back[origin])
+        if code == GOTO:
+            left.append(out)
+            return []
+        return [(out, number[origin] + 1)]
+
+    # --- rules, part by part ---
+
+    def _more(self, program: Program, number: int, states: States, left: list[States]) -> list[tuple[States, Numbers]]:
+        passed: list[States] = []
+        on: list[tuple[States, Numbers]] = []
+        for op in program.more[number]:
+            if not len(states):
+                break
+            if isinstance(op, Assign):
+                states = self.crowd.assign(op, states)
+            elif isinstance(op, Nat):
+                self._end(ACCEPT, self.crowd.translate(op, self._hook, states), program.rules[[number]], left)
+                states = joined([])
+            elif isinstance(op, Verdict):
+                on += self._verdict(program, number, op, states, left, passed)
+                states = joined([])
+            elif isinstance(op, Cases):
+                on += self._cases(program, number, op, states, left, passed)
+                states = joined([])
+            else:
+                states, no = self._ask(op, states)
+                passed.append(no)
+        on += [(part, np.full(len(part), number + 1)) for part in (*passed, states)]
+        return on
+
+    def _ask(self, op: Op, states: States) -> tuple[States, States]:
+        if isinstance(op, Boxes):
+            return self.crowd.ask_boxes(op, states)
+        if isinstance(op, Atom):
+            return self.crowd.ask_atom(op, states)
+        assert isinstance(op, In | Named)
+        return self.crowd.ask(op, states)
+
+    def _cases(
+        self, program: Program, number: int, op: Cases, states: States, left: list[States], passed: list[States]
+    ) -> list[tuple[States, Numbers]]:
+        found, case = self.crowd.ask_cases(op, states)
+        on = []
+        for one in values_of(case):
+            part = found.at(case == one)
+            if one == len(op.verdicts):
+                passed.append(part)
+            else:
+                on += self._verdict(program, number, op.verdicts[one], part, left, passed)
+        return on
+
+    def _verdict(
+        self, program: Program, number: int, verdict: Verdict, states: States, left: list[States], passed: list[States]
+    ) -> list[tuple[States, Numbers]]:
+        if verdict.kind == "continue":
+            passed.append(states)
+            return []
+        code, target = self._programs.action(program, verdict)
+        if code in {JUMP, GOTO}:
+            if target < 0:
+                passed.append(states)
+                return []
+            return self._call(target, code, states, np.full(len(states), number), left)
+        self._end(code, states, program.rules[[number]], left)
+        return []

@@ -1,0 +1,211 @@
+"""Rules that can never decide anything, and why; packets that show that the others can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from conntracker.rules.ruleset import Ruleset
+from conntracker.rules.solve.because import Reason, Reasons
+from conntracker.rules.solve.circuit import FALSE
+from conntracker.rules.solve.domain import Witness
+from conntracker.rules.solve.encode import Encoded, Place
+from conntracker.rules.solve.model import Local, Question, question, witness
+from conntracker.rules.solve.samples import sample_words
+from conntracker.rules.solve.unused import unused_places
+from conntracker.rules.terms import Atom
+from conntracker.steps import Rule
+
+__all__ = ["ALWAYS", "Dead", "dead", "policies_never_reached", "witnesses"]
+
+ALWAYS = "always"
+_EACH = 8  # packets made for a rule before the solver is asked
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A rule that no packet matches.
+
+    versions   of IP for which its chain was looked at; empty for a chain that nothing leads to
+    certainty  ALWAYS, or `unless ...`: it is only dead as long as none of `atoms` ever matches
+    atoms      the matches that would have to
+    because    rules that leave nothing for it, as few as were found
+    reason     in words, where no other rule is to blame
+    """
+
+    rule: Rule
+    versions: tuple[int, ...]
+    certainty: str = ALWAYS
+    atoms: tuple[str, ...] = ()
+    because: tuple[Rule, ...] = ()
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is known of a rule so far, over all IP versions."""
+
+    live: bool = False
+    unless: set[str] = field(default_factory=set)
+    versions: list[int] = field(default_factory=list)
+    reason: Reason | None = None
+
+
+def dead(ruleset: Ruleset, local: Local = None, *, explain: bool = True) -> list[Dead]:
+    """The rules that can never decide, in the order of the ruleset. Rules of chains that are not for IP are left out.
+
+    local    the host's own addresses, by IP version, if they are known
+    explain  whether to look for the rules that cover each
+    """
+    found: dict[Place, _Found] = {}
+    for version in ruleset.families():
+        with question([ruleset], version, local) as asked:
+            _Search(ruleset, asked, found, explain).run()
+    unused = unused_places(ruleset)
+    out = []
+    for known in ruleset.chains:
+        for index, rule in enumerate(known.chain.rules):
+            place = known.key, index
+            if place in unused:
+                out.append(Dead(rule, (), reason="unused chain"))
+            elif place in found and not found[place].live:
+                out.append(_dead(rule, found[place]))
+    return out
+
+
+def _dead(rule: Rule, found: _Found) -> Dead:
+    versions = tuple(found.versions)
+    if found.unless:
+        atoms = tuple(sorted(found.unless))
+        return Dead(rule, versions, f"unless {' or '.join(atoms)}", atoms)
+    reason = found.reason or Reason()
+    return Dead(rule, versions, because=reason.rules, reason=reason.text)
+
+
+class _Search:
+    """One IP version."""
+
+    def __init__(self, ruleset: Ruleset, asked: Question, found: dict[Place, _Found], explain: bool) -> None:
+        self.ruleset, self.asked, self.found = ruleset, asked, found
+        self.circuit, self.session = asked.domain.circuit, asked.session
+        self.places = asked.ways[0].by_place()
+        self.reasons = Reasons(asked) if explain else None
+        self.atoms = asked.atoms.outcomes
+
+    def run(self) -> None:
+        """Finds out of each rule whether a packet can match it."""
+        shown = self._simulated()
+        order = {id(made): number for number, (made, _) in enumerate(self._entered())}
+        for place, stands in sorted(self.places.items(), key=lambda one: (order[id(one[1][0][0])], one[0][1])):
+            found = self.found.setdefault(place, _Found())
+            found.versions.append(self.asked.version)
+            if not found.live:
+                self._rule(place, stands, found, place in shown)
+
+    def _entered(self) -> list[tuple[Encoded, int]]:
+        seen: dict[int, tuple[Encoded, int]] = {}
+        for stands in self.places.values():
+            for one in stands:
+                seen.setdefault(id(one[0]), one)
+        return list(seen.values())
+
+    def _rule(self, place: Place, stands: list[tuple[Encoded, int]], found: _Found, shown: bool) -> None:
+        index = place[1]
+        if shown:
+            found.live = True
+            return
+        if self.reasons is not None and len(stands) == 1:
+            quick = self.reasons.covered(stands[0][0], index)
+            if quick is not None:
+                found.reason = quick
+                return
+        able = [(made, entry) for made, entry in stands if self.session.ask(entry, made.acted[index])]
+        if able:
+            unless = self._unless(able[0], index) if len(stands) == 1 else None
+            if unless:
+                found.unless |= unless
+            else:
+                found.live = True
+        elif self.reasons is not None and (found.reason is None or not found.reason.rules):
+            found.reason = self.reasons.of(stands[0], index) if stands else None
+
+    def _unless(self, stand: tuple[Encoded, int], index: int) -> set[str] | None:
+        """The atoms of which one must match for the rule to be got to, where others need not for its chain to be."""
+        made, entry = stand
+        own = {part.text for part in made.chain.meanings[index].parts if isinstance(part, Atom)}
+        quiet = {-literal: atom.text for literal, (atom, _) in self.atoms.items() if atom.text not in own}
+        if not quiet or self.session.ask(entry, made.acted[index], *quiet):
+            return None
+        core = {quiet[literal] for literal in self.session.core() if literal in quiet}
+        return core if self.session.ask(entry, *quiet) else None
+
+    def _simulated(self) -> set[Place]:
+        """The rules that packets made of the rules' own values show to be live, though no atom but theirs matches."""
+        circuit = self.circuit
+        words, mask, made_for = sample_words(self.ruleset, self.asked.domain, self._atom_words, _EACH)
+        values = circuit.simulate(words, mask)
+        good = mask
+        for literal in self.asked.domain.always:
+            good &= circuit.value(values, mask, literal)
+        shown = set()
+        for place, stands in self.places.items():
+            for made, entry in stands:
+                if circuit.value(values, mask, entry) & circuit.value(values, mask, made.acted[place[1]]) & good:
+                    shown.add(place)
+                    break
+        return shown
+
+    def _atom_words(self, made_for: list[Place]) -> dict[int, int]:
+        """Atoms do not match, but for the packets that are made for their own rules."""
+        starts: dict[Place, list[int]] = {}
+        for number, place in enumerate(made_for):
+            starts.setdefault(place, []).append(number)
+        words = {literal: 0 for literal in self.atoms}
+        texts: dict[str, list[int]] = {}
+        for literal, (atom, _) in self.atoms.items():
+            texts.setdefault(atom.text, []).append(literal)
+        for known in self.ruleset.chains:
+            for index, meaning in enumerate(known.meanings):
+                for atom in meaning.atoms:
+                    if atom.negated:
+                        continue
+                    word = 0
+                    for number in starts.get((known.key, index), ()):
+                        word |= 1 << number
+                    for literal in texts.get(atom.text, ()):
+                        words[literal] |= word
+        return words
+
+
+def witnesses(ruleset: Ruleset, local: Local = None) -> dict[Rule, Witness]:
+    """By rule, a packet that matches it, as usual as possible; rules that no packet matches are left out."""
+    found: dict[Rule, Witness] = {}
+    for version in ruleset.families():
+        with question([ruleset], version, local) as asked:
+            for place, stands in asked.ways[0].by_place().items():
+                for made, entry in stands:
+                    rule = made.chain.chain.rules[place[1]]
+                    if rule in found:
+                        continue
+                    one = witness(asked, (entry, made.matched[place[1]]))
+                    if one is not None:
+                        found[rule] = one
+    return found
+
+
+def policies_never_reached(ruleset: Ruleset, local: Local = None) -> list[tuple[str, str, str, str]]:
+    """The keys of base chains of which no packet comes to the end, in the order of the ruleset."""
+    reached: set[tuple[str, str, str, str]] = set()
+    passed: set[tuple[str, str, str, str]] = set()
+    for version in ruleset.families():
+        with question([ruleset], version, local) as asked:
+            for base in asked.ways[0].bases:
+                passed.add(base.chain.key)
+                if base.left != FALSE and asked.session.ask(base.entry, base.left):
+                    reached.add(base.chain.key)
+    return [known.key for known in ruleset.chains if known.key in passed - reached]
+
+
+def rules_of(found: Iterable[Dead]) -> set[Rule]:
+    """The rules alone."""
+    return {one.rule for one in found}

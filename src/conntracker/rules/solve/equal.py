@@ -1,0 +1,101 @@
+"""Whether two rulesets do the same with every packet.
+
+They do if each packet ends alike: accepted, dropped, rejected with the same answer, queued; and if it is accepted, with
+the same addresses, ports, marks and connection tracking. Atoms of equal text have equal outcomes in both; stateful ones
+are paired in the order in which they come, the first `limit` of a text with the other's first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from conntracker.rules.ruleset import Ruleset
+from conntracker.rules.solve.circuit import FALSE, Circuit
+from conntracker.rules.solve.domain import Witness
+from conntracker.rules.solve.model import Local, Question, question, witness
+from conntracker.rules.solve.ways import Way
+
+__all__ = ["Equal", "Unequal", "changed_fields", "equivalent", "outcomes", "unequal", "versions_of"]
+
+_FIELDS = ("saddr", "daddr", "sport", "dport", "mark", "ct_mark", "ct_state")
+
+
+@dataclass(frozen=True, slots=True)
+class Equal:
+    """Both do the same with all packets of these IP versions, for every outcome of the atoms."""
+
+    versions: tuple[int, ...]
+
+    def __bool__(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Unequal:
+    """A packet with which they do different things. `before` and `after` are the outcomes, the same if NAT or marks differ."""
+
+    witness: Witness
+    before: str
+    after: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def equivalent(one: Ruleset, other: Ruleset, local: Local = None) -> Equal | Unequal:
+    """Equal, or a packet as evidence."""
+    versions = versions_of((one, other))
+    for version in versions:
+        with question([one, other], version, local) as asked:
+            found = _differing(asked)
+            if found is not None:
+                return found
+    return Equal(versions)
+
+
+def versions_of(rulesets: Sequence[Ruleset]) -> tuple[int, ...]:
+    """The IP versions that any of them has chains for."""
+    return tuple(sorted({version for one in rulesets for version in one.families()}))
+
+
+def outcomes(ways: Sequence[Way]) -> list[str]:
+    """What may become of packets, in any of them."""
+    return sorted({kind for way in ways for kind, literal in way.ended.items() if literal != FALSE})
+
+
+def changed_fields(circuit: Circuit, one: Way, other: Way) -> int:
+    """Whether a packet that both accept leaves them with different fields."""
+    literals = []
+    for name in _FIELDS:
+        unequal_ = circuit.unequal(one.fields[name], other.fields[name])
+        if unequal_ != FALSE:
+            present = one.domain.present
+            literals.append(circuit.both(unequal_, circuit.either(present(one.fields, name), present(other.fields, name))))
+    accepted = circuit.both(one.ended["accept"], other.ended["accept"])
+    return circuit.both(accepted, circuit.some(literals))
+
+
+def unequal(circuit: Circuit, one: Way, other: Way) -> int:
+    """Whether a packet ends differently."""
+    differing = [
+        circuit.differ(one.ended.get(kind, FALSE), other.ended.get(kind, FALSE)) for kind in outcomes((one, other))
+    ]
+    return circuit.some([*differing, changed_fields(circuit, one, other)])
+
+
+def _differing(asked: Question) -> Unequal | None:
+    one, other = asked.ways
+    circuit = asked.domain.circuit
+    differs = unequal(circuit, one, other)
+    found = witness(asked, (differs,))
+    if found is None:
+        return None
+    kinds = outcomes(asked.ways)
+    pairs = [(before, after) for before in kinds for after in kinds]
+    for before, after in pairs:
+        literal = circuit.both(one.ended.get(before, FALSE), other.ended.get(after, FALSE))
+        again = witness(asked, (differs, literal)) if literal != FALSE else None
+        if again is not None:
+            return Unequal(again, before, after)
+    return Unequal(found, "accept", "accept")

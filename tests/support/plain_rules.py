@@ -1,0 +1,169 @@
+"""What may become of a packet, found in the plainest way: whatever is not known is tried with each value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from conntracker.rules.fields import FIELDS, width_of
+from conntracker.rules.intervals import contains
+from conntracker.rules.order import WAYS, base_chains, effective_priority
+from conntracker.rules.ruleset import KnownChain, Meaning, Ruleset
+from conntracker.rules.terms import AnyOf, Assign, Atom, Branches, In, Named, Nat, Term, Verdict
+
+Packet = dict[str, int | str | None]
+Key = tuple[str, ...]
+_ENDS = ("drop", "reject", "queue", "stolen")
+
+
+class _Question(Exception):  # noqa: N818
+    def __init__(self, key: Key, answers: list[int]) -> None:
+        self.key, self.answers = key, answers
+
+
+def outcomes(ruleset: Ruleset, packet: Mapping[str, int | str | None], way: str) -> set[str]:
+    """All verdicts that the packet may get."""
+    found: set[str] = set()
+    waiting: list[dict[Key, int]] = [{}]
+    while waiting:
+        known = waiting.pop()
+        try:
+            found.add(_Walk(ruleset, dict(packet), way, known).verdict())
+        except _Question as question:
+            waiting += [known | {question.key: answer} for answer in question.answers]
+    return found
+
+
+class _Walk:
+    def __init__(self, ruleset: Ruleset, packet: Packet, way: str, known: dict[Key, int]) -> None:
+        self.ruleset, self.packet, self.way, self.known = ruleset, packet, way, known
+        self.version = int(packet["family"] or 0)
+        self.hook = ""
+        self.tracked = False  # whether connection tracking has seen it
+        self.untracked = False
+        self.natted: set[str] = set()
+        self.lost: dict[str, int] = {}
+
+    def verdict(self) -> str:
+        for self.hook in WAYS[self.way]:
+            if self.hook in ("prerouting", "output"):
+                self.tracked = self.hook == "prerouting" and self.packet["iif"] == "lo"
+            for chain in base_chains(self.ruleset, self.version, self.hook):
+                self.tracked = self.tracked or effective_priority(chain) > -200
+                if chain.chain.type == "nat" and not self.nat_wanted():
+                    continue
+                ended = self.chain(chain) or chain.chain.policy or "accept"
+                if ended in _ENDS:
+                    return ended
+            self.tracked = True
+        return "accept"
+
+    def value(self, field: str) -> int | str | None:
+        if field in ("iif", "oif"):
+            none = {"iif": ("output",), "oif": ("ingress", "prerouting", "input")}[field]
+            away = self.hook in none or (field == "iif" and self.way == "output")
+            return "" if away else self.packet[field]
+        if field == "ct_state":
+            if self.untracked:
+                return 4
+            if not self.tracked:
+                return 0
+            if self.version == 6 and self.packet.get("protocol") == 58 and self.packet.get("icmp_type") in range(130, 137):
+                return 4
+        for other, values in FIELDS[field].requires:
+            have = self.value(other)
+            if not isinstance(have, int) or not contains(values, have):
+                return None
+        if field not in self.packet:
+            key = (field, str(self.lost.get(field, 0)))
+            if key not in self.known:
+                raise _Question(key, list(range(1 << width_of(field, self.version))))
+            return self.known[key]
+        return self.packet[field]
+
+    def holds(self, term: Term) -> bool:
+        if isinstance(term, In):
+            value = self.value(term.field)
+            mask = -1 if term.mask is None else term.mask
+            return isinstance(value, int) and contains(term.values, value & mask)
+        if isinstance(term, Named):
+            name = str(self.value(term.field))
+            fits = [name.startswith(one[:-1]) if one[-1:] == "*" else name == one for one in term.patterns]
+            return any(fits) != term.negated
+        if isinstance(term, AnyOf):
+            if not term.negated:
+                return any(all(self.holds(test) for test in box) for box in term.boxes)
+            if any(self.value(test.field) is None for test in term.boxes[0]):
+                return False
+            return not any(all(self.holds(test) for test in box) for box in term.boxes)
+        return self.atom(term)
+
+    def atom(self, atom: Atom) -> bool:
+        key = (atom.name, atom.text, atom.occurrence)
+        if key not in self.known:
+            raise _Question(key, [0, 1])
+        return bool(self.known[key]) != atom.negated
+
+    def nat_wanted(self) -> bool:
+        if ("dst" if self.hook in ("prerouting", "output") else "src") in self.natted or self.packet.get("first") == 0:
+            return False
+        state = self.value("ct_state")
+        return state == 3 or (state == 2 and self.value("protocol") not in (1, 58))
+
+    def chain(self, known: KnownChain) -> str | None:
+        for rule, meaning in known.items():
+            verdict = self.rule(meaning)
+            if verdict is None or verdict.kind == "continue":
+                continue
+            if verdict.kind == "return":
+                return None
+            if verdict.kind not in ("jump", "goto"):
+                return verdict.kind
+            key = (*known.key[:3], verdict.chain or "")
+            ended = self.chain(self.ruleset.by_key()[key])
+            if ended or verdict.kind == "goto":
+                return ended
+        return None
+
+    def rule(self, meaning: Meaning) -> Verdict | None:
+        for part in meaning.parts:
+            if isinstance(part, In | Named | AnyOf | Atom):
+                if not self.holds(part):
+                    return None
+            elif isinstance(part, Assign):
+                self.assign(part)
+            elif isinstance(part, Nat):
+                self.translate(part)
+                return Verdict("accept")
+            elif isinstance(part, Branches):
+                return next((verdict for case, verdict in part.cases if self.holds(case)), None)
+            elif isinstance(part, Verdict):
+                return part
+        return None
+
+    def assign(self, part: Assign) -> None:
+        if part.field == "ct_state":
+            self.untracked = self.untracked or not self.tracked
+        elif self.value(part.field) is not None:
+            source = 0 if part.source is None else self.value(part.source)
+            old = self.value(part.field)
+            if part.value is None or not isinstance(source, int) or not isinstance(old, int):
+                self.lose(part.field)
+            else:
+                self.packet[part.field] = (old & ~part.mask) ^ (source & part.source_mask) ^ part.value
+
+    def lose(self, field: str) -> None:
+        self.packet.pop(field, None)
+        self.lost[field] = self.lost.get(field, 0) + 1
+
+    def translate(self, nat: Nat) -> None:
+        dst = self.hook in ("prerouting", "output")
+        self.natted.add("dst" if dst else "src")
+        if nat.addresses is not None and nat.addresses[0] == nat.addresses[1]:
+            self.packet["daddr" if dst else "saddr"] = nat.addresses[0]
+        if nat.kind == "netmap" and nat.addresses is not None:
+            low, high = nat.addresses
+            field = "daddr" if dst else "saddr"
+            self.packet[field] = low | (int(self.packet[field] or 0) & (high - low))
+        port = "dport" if dst else "sport"
+        if nat.ports is not None and self.value(port) is not None:
+            self.packet[port] = nat.ports[0]
