@@ -85,6 +85,14 @@ def test_a_limit_makes_two_outcomes() -> None:
     assert found == {"accept": [True], "drop": [False]}
 
 
+def test_only_questions_that_matter_are_named() -> None:
+    """A question whose answers lead to the same verdicts is not what the verdict hangs on."""
+    text = FILTER.replace("-A web -j ACCEPT", "-A web -m string --string x --algo bm -j LOG\n-A web -j ACCEPT")
+    answer = walk(Ruleset.parse(text), packet(saddr=number("192.168.3.4"), dport="unknown"), "input")
+    assert answer.verdict == "undecided"
+    assert answer.undecided_by == ("the packet's destination port",)
+
+
 def test_a_limit_that_changes_nothing_leaves_the_verdict_decided() -> None:
     """If all outcomes come to the same verdict, it is that."""
     text = FILTER.replace("-m limit --limit 5/sec -j ACCEPT", "-m limit --limit 5/sec -j DROP")

@@ -156,8 +156,8 @@ class _Auditor:
     def _unused_chains(self) -> Iterable[Finding]:
         for known in self.unused:
             count = len(known.chain.rules)
-            rules = "no rules" if not count else "1 rule" if count == 1 else f"{count:,} rules"
-            reason = f"no base chain leads to it, so its {rules} never decide" if count else "nothing leads to it"
+            rules = "has no rules" if not count else f"its {count:,} rules never decide" if count > 1 else "its rule never decides"
+            reason = f"no way leads to it from any base chain; {'it ' * (not count)}{rules}"
             yield Finding(
                 "unused-chain", known.key[1:], None, reason, source=_source(known), numbers={"rules": count}
             )  # fmt: skip
@@ -184,10 +184,11 @@ class _Auditor:
         shown = packets_for(self.ruleset, unhit[:_MOST_PACKETS], self.local)
         if len(unhit) > _MOST_PACKETS:
             self.notes.append(f"rules never hit: packets are shown for the first {_MOST_PACKETS} only")
-        since = self.counted or "since its counter was last zero, which is not known"
+        since = self.counted or "since counters were last set to zero; when that was is not known"
         for rule in unhit:
-            packet = shown.get(id(rule))
-            yield Finding("unhit", _place(rule), rule, f"its counter is 0: no packet {since}", witness=packet)
+            yield Finding(
+                "unhit", _place(rule), rule, "its counter is 0", witness=shown.get(id(rule)), numbers={"counted": since}
+            )  # fmt: skip
 
     def _order(self) -> Iterable[Finding]:
         found, note = overlaps(self.ruleset, self.local)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from conntracker.formats.icmp import icmp_name
-from conntracker.formats.values import FIELD_NAMES, value_text, values_text
+from conntracker.formats.values import value_text, values_text
+from conntracker.rules.fields import FIELD_NAMES
 from conntracker.rules.terms import AnyOf, Atom, Branches, In, Named
 
 if TYPE_CHECKING:

@@ -13,17 +13,7 @@ from conntracker.rules.intervals import complement, prefixes
 if TYPE_CHECKING:
     from conntracker.rules.intervals import Intervals
 
-__all__ = ["FIELD_NAMES", "value_text", "values_text"]
-
-FIELD_NAMES = {
-    "family": "IP version", "saddr": "source", "daddr": "destination", "protocol": "protocol",
-    "nexthdr": "next header", "fragment": "fragment", "sport": "source port", "dport": "destination port",
-    "icmp_type": "ICMP type", "icmp_code": "ICMP code", "tcp_flags": "TCP flags", "tos": "TOS", "ttl": "TTL",
-    "length": "length", "mac": "source MAC", "packet_type": "packet type", "ct_state": "state",
-    "ct_status": "conntrack status", "ct_direction": "direction", "ct_mark": "conntrack mark", "mark": "mark",
-    "saddr_type": "source's type", "daddr_type": "destination's type", "reverse_path": "reverse path",
-    "skuid": "user id", "skgid": "group id", "iif": "in interface", "oif": "out interface",
-}  # fmt: skip
+__all__ = ["value_text", "values_text"]
 
 _FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr")
 # linux/netfilter/nf_conntrack_common.h (IPS_*), as nft names them.

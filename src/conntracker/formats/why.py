@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from conntracker.formats.packets import packet_json, packet_text, reason
 from conntracker.formats.table import printable
-from conntracker.formats.values import FIELD_NAMES, value_text
+from conntracker.formats.values import value_text
 from conntracker.formats.way import place, way_lines, which
+from conntracker.rules.fields import FIELD_NAMES
 from conntracker.steps import UNDECIDED
 
 if TYPE_CHECKING:

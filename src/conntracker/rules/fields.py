@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from conntracker.rules.intervals import Intervals, normal, single
 
-__all__ = ["CT_STATES", "FAMILIES", "FIELDS", "NAMES", "PACKET_TYPES", "ROUTE_TYPES", "Field", "width_of"]
+__all__ = ["CT_STATES", "FAMILIES", "FIELDS", "FIELD_NAMES", "NAMES", "PACKET_TYPES", "ROUTE_TYPES", "Field", "width_of"]
 
 _PORTS = normal([(6, 6), (17, 17), (33, 33), (132, 132), (136, 136)])  # TCP, UDP, DCCP, SCTP, UDP-Lite
 
@@ -77,6 +77,17 @@ def _fields() -> dict[str, Field]:
 
 
 FIELDS = _fields()
+
+# What people call them.
+FIELD_NAMES = {
+    "family": "IP version", "saddr": "source", "daddr": "destination", "protocol": "protocol",
+    "nexthdr": "next header", "fragment": "fragment", "sport": "source port", "dport": "destination port",
+    "icmp_type": "ICMP type", "icmp_code": "ICMP code", "tcp_flags": "TCP flags", "tos": "TOS", "ttl": "TTL",
+    "length": "length", "mac": "source MAC", "packet_type": "packet type", "ct_state": "state",
+    "ct_status": "conntrack status", "ct_direction": "direction", "ct_mark": "conntrack mark", "mark": "mark",
+    "saddr_type": "source's type", "daddr_type": "destination's type", "reverse_path": "reverse path",
+    "skuid": "user id", "skgid": "group id", "iif": "in interface", "oif": "out interface",
+}  # fmt: skip
 
 # Fields of which the values are names of interfaces, "" for none.
 NAMES = ("iif", "oif")

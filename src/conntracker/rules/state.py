@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from conntracker.rules.fields import CT_STATES, FIELDS, ROUTE_TYPES, width_of
+from conntracker.rules.fields import CT_STATES, FIELD_NAMES, FIELDS, ROUTE_TYPES, width_of
 from conntracker.rules.host import Host
 from conntracker.rules.intervals import Intervals, complement, contains, intersect
 from conntracker.rules.packets import UNTRACKED_ICMPV6, Packet, with_address_types, without_absent
@@ -129,7 +129,7 @@ class State:
         """Whether a field of unknown value is in a set: what was taken for granted of it before is kept to."""
         if not self.has(term.field):
             return False
-        text = f"the packet's {term.field.replace('_', ' ')}"
+        text = f"the packet's {FIELD_NAMES[term.field]}"
         if term.mask is not None:
             return self.choose(term.field, (term, self._changed.get(term.field, 0)), text)
         top = (1 << width_of(term.field, self.version)) - 1
@@ -148,7 +148,7 @@ class State:
                 return named(one.patterns[0], term)
             if one.patterns == term.patterns:
                 return one.negated == term.negated
-        text = f"the packet's {'in' if term.field == 'iif' else 'out'} interface"
+        text = f"the packet's {FIELD_NAMES[term.field]}"
         yes = self.choose(term.field, (term, self._changed.get(term.field, 0)), text)
         said.append(term if yes else Named(term.field, term.patterns, not term.negated))
         return yes

@@ -6,7 +6,7 @@ outcome says what it took for granted. The walk is plain on purpose; `rules.deci
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from conntracker.rules.deciding import deciding_accept, weight
@@ -70,10 +70,20 @@ class Answer:
 
     @property
     def undecided_by(self) -> tuple[str, ...]:
-        """What the verdict hangs on: names of questions that outcomes of different verdicts answer differently."""
-        if self.verdict != UNDECIDED:
-            return ()
-        return tuple(dict.fromkeys(assumed.text for one in self.outcomes for assumed in one.assumed))
+        """What the verdict hangs on: the questions of which the answers lead to different verdicts."""
+        return tuple(dict.fromkeys(_mattering(self.outcomes, 0))) if self.verdict == UNDECIDED else ()
+
+
+def _mattering(outcomes: Sequence[Outcome], number: int) -> Iterator[str]:
+    """Of outcomes that answer their first `number` questions alike, the later questions that matter."""
+    asking = [one for one in outcomes if len(one.assumed) > number]
+    if not asking:
+        return
+    yes, no = ([one for one in asking if one.assumed[number].value is value] for value in (True, False))
+    if {one.path.verdict for one in yes} != {one.path.verdict for one in no}:
+        yield asking[0].assumed[number].text
+    for some in (yes, no):
+        yield from _mattering(some, number + 1)
 
 
 class Course:

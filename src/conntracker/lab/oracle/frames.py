@@ -160,7 +160,7 @@ def _sctp(packet: Wanted, room: int | None, spoilt: bool, begins: bool) -> bytes
 def _checksum(data: bytes) -> int:
     if len(data) & 1:
         data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) >> 1}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) >> 1}H", data))
     total = (total & 0xFFFF) + (total >> 16)
     return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
 

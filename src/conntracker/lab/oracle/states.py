@@ -20,8 +20,7 @@ _NEW, _DELETE = 1 << 8 | 0, 1 << 8 | 2  # IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_DELET
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOINFO, _NAT_SRC, _TIMEOUT, _MARK, _NAT_DST, _TUPLE_MASTER = (
     1, 2, 3, 4, 6, 7, 8, 13, 14,
 )  # fmt: skip
-_FLUSHED = request(_DELETE, NLM_F_ACK, 1)
-FLUSH = _FLUSHED
+FLUSH = request(_DELETE, NLM_F_ACK, 1)  # without a tuple: of all flows
 
 # linux/netfilter/nf_conntrack_common.h
 EXPECTED, SEEN_REPLY, ASSURED, CONFIRMED, SRC_NAT, DST_NAT = 1, 2, 4, 8, 16, 32
@@ -122,7 +121,7 @@ def _check_fields(packet: Wanted) -> None:
 
 
 def _alone(packet: Wanted) -> str:
-    """The state without any flow: new, invalid, impossible (invalid with a flow, too), error (of ICMP) or untracked."""
+    """The state without any flow: new, invalid, impossible (invalid in all flows), error (of ICMP) or untracked."""
     protocol = packet.protocol
     if protocol == TCP:
         flags = packet.tcp_flags & 0x37
@@ -153,13 +152,12 @@ def _invalid(packet: Wanted, flow: Flow | None, alone: str) -> Preparation:
 
 
 def _of_flow(packet: Wanted, flow: Flow | None) -> Preparation:
-    if flow is None and not _is_error(packet):
-        raise Unsendable("such a packet is of no flow")
     if _is_error(packet):
         if packet.state == "established":
             raise Unsendable("errors of ICMP are related, never established")
         flow = Flow(packet.family, UDP, packet.saddr, packet.daddr, 9, packet.icmp_id)
-    assert flow is not None
+    if flow is None:
+        raise Unsendable("such a packet is of no flow")
     if packet.state == "related" and not _is_error(packet):
         if packet.direction:
             raise Unsendable("an answer is established, also that of a related flow")

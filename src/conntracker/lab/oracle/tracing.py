@@ -8,7 +8,6 @@ nf_tables come in the order of the packets; logs of legacy tables carry the tag 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
@@ -31,6 +30,7 @@ _FLOWS = ("flow_in", "flow_out")  # right behind connection tracking
 _ENDS = {"end_input": "input", "end_post": "postrouting"}
 _BUFFER = 256 << 20
 _LOOPBACK = 1
+_PAYLOAD = struct.pack("=HH", 12, nflog.PAYLOAD)  # header of the last attribute of a log
 # enum nft_trace_attributes, from Linux 6.16 on; the bits of NFTA_TRACE_CT_STATE are NF_CT_STATE_BIT(ctinfo).
 _CT_DIRECTION, _CT_STATUS, _CT_STATE = 19, 20, 21
 _CT_BITS = {2: "established", 4: "related", 8: "new", 64: "untracked"}
@@ -259,9 +259,11 @@ class Tracing:
                 passage.nft.append(thing)
             elif isinstance(thing, str):
                 self._pass_by(passage, thing)
-        passage.legacy += self._legacy(logs)
+        found = [self._objects[number] for number in logs]
+        passage.legacy += [one for one in found if isinstance(one, LegacyStep)]
         trace = self._resolver.trace(passage)
-        assert trace is not None  # it has headers
+        if trace is None:
+            raise AssertionError("a passage with headers has a trace")
         return trace.path
 
     @staticmethod
@@ -276,15 +278,6 @@ class Tracing:
             passage.iif = passage.iif or int(hook == "prerouting")
         if hook not in passage.seen:
             passage.seen.append(hook)
-
-    def _legacy(self, logs: tuple[int, ...]) -> Iterator[LegacyStep]:
-        for number in logs:
-            thing = self._objects[number]
-            assert isinstance(thing, LegacyStep)
-            yield thing
-
-
-_PAYLOAD = struct.pack("=HH", 12, nflog.PAYLOAD)
 
 
 def _flow(body: bytes) -> tuple[str, int, int] | None:

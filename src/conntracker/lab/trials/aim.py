@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from conntracker.lab.trials.space import FOREIGN, Space
-from conntracker.rules.fields import CT_STATES, FIELDS, PACKET_TYPES, width_of
+from conntracker.rules.fields import CT_STATES, FIELDS, PACKET_TYPES, ROUTE_TYPES, width_of
 from conntracker.rules.intervals import Intervals, complement, contains, intersect
 from conntracker.rules.packets import Packet
 from conntracker.rules.ruleset import Meaning, Ruleset
@@ -18,7 +18,8 @@ __all__ = ["Aim", "tests_of"]
 
 _TYPED = {"saddr_type": "saddr", "daddr_type": "daddr"}
 # The largest number that packets can have, where it is not the largest of the field's bits.
-_LARGEST = {"ct_state": len(CT_STATES) - 1, "packet_type": len(PACKET_TYPES) - 1, "ct_status": 0x3FFF}
+_LARGEST: dict[str, int] = {"ct_state": len(CT_STATES) - 1, "packet_type": len(PACKET_TYPES) - 1, "ct_status": 0x3FFF}
+_LARGEST |= dict.fromkeys(("saddr_type", "daddr_type"), len(ROUTE_TYPES) - 1)
 _USUAL: dict[str, tuple[int, ...]] = {
     "protocol": (6, 6, 6, 6, 17, 17, 17, 1, 58, 132, 136, 47, 50),
     "sport": (40000, 1024, 53, 123),

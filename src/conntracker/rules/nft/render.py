@@ -49,12 +49,12 @@ def _words(inner: Any) -> str:
 def _match(_: str, inner: Any) -> str:
     op, left, right = inner["op"], inner["left"], inner["right"]
     style = _style(left)
-    if isinstance(left, dict) and "&" in left and style == "flags" and op in {"==", "!="}:
+    if style == "flags" and op in {"==", "!="} and isinstance(left.get("&"), list) and isinstance(left["&"][1], list):
         base, mask = left["&"]
         negated = "!= " if op == "!=" else ""
         return f"{expression_text(base)} {negated}{_value(right, style)} / {_value(mask, style)}"
     sign = "" if op == "in" or (op == "==" and not _needs_sign(left, right, style)) else f"{op} "
-    return f"{expression_text(left)} {sign}{_value(right, style)}"
+    return f"{expression_text(left)} {sign}{_value(right, _styles(left))}"
 
 
 def _needs_sign(left: Any, right: Any, style: str) -> bool:
@@ -75,7 +75,7 @@ def _style(left: Any) -> str:
     if form in _BINARY:
         return _style(inner[0]) if isinstance(inner, list) and inner else "plain"
     if form == "fib" and isinstance(inner, dict):
-        return "name" if inner.get("result") in {"oif", "oifname"} else "plain"
+        return "route" if inner.get("result") in {"oif", "oifname"} else "plain"
     if form in {"exthdr", "tcp option", "sctp chunk", "ip option", "dccp option"}:
         return "presence" if isinstance(inner, dict) and "field" not in inner else "plain"
     key = inner.get("key", inner.get("field")) if isinstance(inner, dict) else None
@@ -85,17 +85,21 @@ def _style(left: Any) -> str:
         return "name"
     if (form == "ct" and key in {"state", "status"}) or (form == "payload" and key == "flags"):
         return "flags"
+    if form == "ct" and key == "expiration":
+        return "time"
+    if form == "payload" and "base" in inner:
+        return "hex"
     return "presence" if form == "meta" and key in {"ipsec", "secpath"} else "plain"
 
 
 def _value(value: Any, style: str | list[str] = "plain") -> str:
     one = style if isinstance(style, str) else style[0] if style else "plain"
     if isinstance(value, bool):
-        return ("exists" if value else "missing") if one in {"presence", "name"} else str(int(value))
+        return ("exists" if value else "missing") if one in {"presence", "route"} else str(int(value))
     if isinstance(value, int):
-        return f"0x{value:08x}" if one == "mark" else hex(value) if one == "flags" else str(value)
+        return _NUMBERS.get(one, str)(value)
     if isinstance(value, str):
-        return f'"{value}"' if one == "name" and not value.startswith("@") and value != "*" else value
+        return f'"{value}"' if one in {"name", "route"} and not value.startswith("@") and value != "*" else value
     if isinstance(value, list):
         return ",".join(_value(part, one) for part in value)
     if not isinstance(value, dict) or len(value) != 1:
@@ -156,7 +160,7 @@ def expression_text(expression: Any) -> str:
 
 def _payload(inner: Any) -> str:
     if "base" in inner:
-        return f"@{inner['base']},{inner['offset']},{inner['len']}"
+        return f"@{inner['base']},{inner['offset']},{inner['len']}"  # numbers beside it are hexadecimal
     return f"{inner['protocol']} {inner['field']}"
 
 
@@ -250,7 +254,8 @@ def _counter(name: str, inner: Any) -> str:
     if isinstance(inner, str):
         return f'{name} name "{inner}"'
     if isinstance(inner, dict) and "map" in inner:
-        return f"{name} name {_map(inner['map'])}"
+        mapping = inner["map"]
+        return f"{name} name {expression_text(mapping['key'])} map {_mapped(mapping['data'], _styles(mapping['key']), 'name')}"
     return name
 
 
@@ -312,8 +317,7 @@ def _mangle(_: str, inner: Any) -> str:
     style = _style(key)
     if isinstance(value, dict) and "map" in value:
         mapping = value["map"]
-        data = mapping["data"]
-        shown = data if isinstance(data, str) else _mapped(data, _styles(mapping["key"]), style)
+        shown = _mapped(mapping["data"], _styles(mapping["key"]), style)
         return f"{expression_text(key)} set {expression_text(mapping['key'])} map {shown}"
     if style == "flags" and isinstance(value, int):
         style = "plain"
@@ -321,6 +325,8 @@ def _mangle(_: str, inner: Any) -> str:
 
 
 def _mapped(data: Any, key_style: str | list[str], style: str) -> str:
+    if isinstance(data, str):
+        return data
     pairs = (f"{_value(key, key_style)} : {_value(value, style)}" for key, value in data["set"])
     return "{ " + ", ".join(pairs) + " }"
 
@@ -400,6 +406,14 @@ _STATEMENTS: dict[str, Any] = {
     "flow": lambda _, inner: f"flow {inner['op']} {inner['flowtable']}",
     "reset": lambda _, inner: f"reset {expression_text(inner)}",
     "xt": lambda name, inner: f"{name} {inner['type']} {inner['name']}",
+}
+
+
+_NUMBERS: dict[str, Any] = {
+    "mark": lambda value: f"0x{value:08x}",
+    "flags": hex,
+    "hex": hex,
+    "time": lambda value: _seconds(value),
 }
 
 
