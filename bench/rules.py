@@ -171,7 +171,7 @@ def _dead(_name: str, ruleset: Ruleset) -> str:
 
 
 def _equivalent(_name: str, pair: tuple[Ruleset, Ruleset]) -> str:
-    from conntracker.rules.solve import equivalent
+    from conntracker.rules.solve.equal import equivalent
 
     return "equal" if equivalent(*pair) else "DIFFERENT"
 

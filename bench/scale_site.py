@@ -28,7 +28,7 @@ class _Site:
 
     def host(self, vlan: int) -> str:
         """One of the first hosts of a VLAN: the same ones are named again and again."""
-        number = self.hosts[vlan][min(int(self.rng.expovariate(1 / 40)), 2399, len(self.hosts[vlan]) - 1)]
+        number = self.hosts[vlan][min(int(self.rng.expovariate(1 / 80)), 2399, len(self.hosts[vlan]) - 1)]
         return f"10.{vlan}.{number >> 8}.{number & 255}/32"
 
     def outside(self) -> str:
@@ -57,7 +57,7 @@ class _Site:
 
     def state(self) -> str:
         """`--state`, mostly of packets that begin something."""
-        which = self.rng.choices(("NEW", "NEW,ESTABLISHED", "RELATED,ESTABLISHED", "INVALID"), (14, 5, 4, 1))[0]
+        which = self.rng.choices(("NEW", "NEW,ESTABLISHED", "RELATED,ESTABLISHED", "INVALID"), (30, 6, 2, 1))[0]
         return f"-m state --state {which}"
 
     def target(self) -> str:
@@ -120,7 +120,7 @@ class _Site:
                 self.lines[chain].append(rng.choice(self.lines[chain]))
             elif careless < 0.06:
                 self.add(chain, f"-d {self.host(vlan)} -o eth1.{self.vlan()} {self.service()} {self.target()}")
-            elif careless < 0.08:
+            elif careless < 0.065:
                 self.add(chain, f"-d {self.host(vlan)} {self.target()}")
             elif careless < 0.40:
                 self.add(

@@ -238,8 +238,8 @@ def test_states(oracle: Oracle, way: str, family: int) -> None:
     wrong = []
     for fields, seen in zip(packets, oracle.send(packets), strict=True):
         state = CT_STATES[int(fields["ct_state"] or 0)]
-        expected = (state, fields.get("ct_direction", 0) if state != "untracked" else 0)
-        if (seen.flow or ("invalid", 0))[:2] != expected:
+        found, direction, _ = seen.flow or ("invalid", 0, 0)
+        if found != state or (state != "untracked" and direction != fields.get("ct_direction", direction)):
             wrong.append((fields, seen.flow))
     assert wrong == []
     assert len({(one["protocol"], one["ct_state"]) for one in packets}) >= 7 * 4
@@ -253,19 +253,56 @@ def test_flows_that_are_asked_for(oracle: Oracle) -> None:
         ct status dnat accept
         ct status assured accept
         ct status seen-reply accept
-    } }""")
+    }
+    }""")
     reply = {"ct_state": 1, "ct_direction": 1}
     cases: list[tuple[Fields, str]] = [
         (packet("input", ct_state=1, ct_mark=0x1234), "input rule 1 accept"),
-        (packet("input", ct_state=1, ct_status=2 | 8 | 16), "input rule 2 accept"),
-        (packet("input", ct_status=2 | 8 | 32, **reply), "input rule 3 accept"),
+        (packet("input", ct_state=1, ct_status=2 | 4 | 8 | 16), "input rule 2 accept"),
+        (packet("input", ct_status=2 | 4 | 8 | 32, **reply), "input rule 3 accept"),
         (packet("input", ct_state=1, ct_status=2 | 4 | 8), "input rule 4 accept"),
-        (packet("input", ct_state=1, ct_status=2 | 8), "input rule 5 accept"),
-        (packet("input", 17, 6, ct_status=2 | 8 | 32, **reply), "input rule 3 accept"),
+        (packet("input", 50, ct_state=1, ct_status=2 | 8), "input rule 5 accept"),
+        (packet("input", 17, 6, ct_status=2 | 4 | 8 | 32, **reply), "input rule 3 accept"),
         (packet("input"), "input policy - accept"),
     ]
     seen = oracle.send([fields for fields, _ in cases])
     assert [told(one)[1] for one in seen] == [expected for _, expected in cases]
+
+
+def asked_for_status() -> Iterator[Fields]:
+    """Packets of flows with each set of status bits, some of them impossible."""
+    for protocol, family in ((6, 4), (6, 6), (17, 4), (17, 6), (1, 4), (58, 6), (132, 4), (47, 6), (50, 4)):
+        for direction in (0, 1):
+            types = (8, 0) if protocol == 1 else (128, 129)
+            for status in range(0, 64, 2):
+                fields = {"ct_direction": direction, "ct_status": status, "icmp_type": types[direction]}
+                yield packet("forward", protocol, family, ct_state=1, **fields)
+        for status in range(64):
+            yield packet("forward", protocol, family, ct_state=2, ct_status=status)
+
+
+def test_status(oracle: Oracle) -> None:
+    """The status bits of a flow are those that were asked for, or the packet is refused."""
+    oracle.load(STATES)
+    packets = [one for one in asked_for_status() if oracle.refusal(one) is None]
+    done = 128 | 256
+    for fields, seen in zip(packets, oracle.send(packets), strict=True):
+        assert seen.flow is not None, fields
+        assert seen.flow[2] & ~done == fields["ct_status"], (fields, seen.flow)
+    assert len(packets) > 40
+
+
+def test_first_of_a_flow(oracle: Oracle) -> None:
+    """Rules of nat chains are asked of the first packet of a flow alone, also in states new and related."""
+    oracle.load(NAT.replace("ip n", "inet n").replace("dnat to", "dnat ip to").replace("snat to", "snat ip to"))
+    for protocol, family in ((6, 4), (17, 4), (6, 6), (132, 4), (1, 4)):
+        asked = [packet("forward", protocol, family, dport=8080, ct_state=one, first=0, oif="eth1") for one in (2, 3)]
+        assert [(told(one), one.flow and one.flow[0]) for one in oracle.send(asked)] == [
+            (("left eth1",), "related"), (("left eth1",), "new"),
+        ]  # fmt: skip
+    assert oracle.refusal(packet("forward", ct_state=2)) is not None
+    (seen,) = oracle.send([packet("forward", 1, icmp_type=3, ct_state=2, oif="eth1")])
+    assert told(seen) == ("left eth1",)
 
 
 FIELDS = [
@@ -289,15 +326,14 @@ FIELDS = [
 
 def test_fields(oracle: Oracle) -> None:
     """Rules see the fields that were asked for, and not where they were not."""
-    rules = "".join(f"        {text} accept\n" for text, _, _ in FIELDS)
-    chain = f"type filter hook prerouting priority -300; policy drop;\n{rules}"
-    for place, (text, more, family) in enumerate(FIELDS, 1):
-        oracle.load(f"flush ruleset\ntable inet f {{ chain before {{ {chain.splitlines()[0]}\n {text} accept\n }} }}")
-        asked = packet("forward", **{"protocol": 6, **more}, family=family)  # type: ignore[arg-type]
+    for text, more, family in FIELDS:
+        hook = "type filter hook prerouting priority -300; policy drop;"
+        oracle.load(f"flush ruleset\ntable inet f {{\nchain before {{ {hook} {text} accept\n}}\n}}")
+        asked = packet("forward", **{"protocol": 6, **more}, family=family)
         other = packet("forward", 17 if "flags" in text or "fib" in text else 6, family)
         other |= {"reverse_path": 1 - int(more["reverse_path"])} if "reverse_path" in more else {}
         seen = oracle.send([asked, other])
-        assert [told(one)[1] for one in seen] == ["before rule 1 accept", "before policy - drop"], (place, text)
+        assert [told(one)[1:] for one in seen] == [("before rule 1 accept",), ("before policy - drop",)], text
 
 
 def test_iptables_rpfilter(oracle: Oracle) -> None:
@@ -328,9 +364,10 @@ REFUSED = [
     packet("input", mark=1), packet("input", skuid=5), packet("output", mac=5), packet("input", 47, ct_state=0),
     packet("input", tcp_flags=3, ct_state=1), packet("input", tcp_flags=4, ct_state=3), packet("input", ct_mark=1),
     packet("input", 1, icmp_type=3, ct_state=1), packet("input", 58, 6, icmp_type=135, ct_state=3),
-    packet("input", length=30), packet("input", iif="eth9"), packet("forward", oif=None), packet("input", oif="eth1"),
-    packet("forward", daddr=number("127.0.0.1")), packet("output", oif="lo"), packet("input", ct_state=2, ct_direction=1),
-    packet("input", fragment=1, ct_state=3), packet("input", family=5), packet("input", daddr_type=2),
+    packet("input", length=30), packet("input", iif="eth9"), packet("forward", oif=None), packet("output", oif="lo"),
+    packet("input", oif="eth1"), packet("forward", daddr=number("127.0.0.1")), packet("input", family=5),
+    packet("input", ct_state=2, ct_direction=1), packet("input", fragment=1, ct_state=3),
+    packet("input", daddr_type=2),
 ]  # fmt: skip
 
 
@@ -365,7 +402,7 @@ HOLD = """
 import time
 from conntracker.lab.oracle import Oracle
 with Oracle(["orc0", "orc1"]) as oracle:
-    oracle.load("table inet f { chain c { type filter hook input priority 0; } }")
+    oracle.load("table inet f { chain c { type filter hook input priority 0; }; }")
     print(oracle._space.inode, flush=True)
     time.sleep(60)
 """

@@ -1,4 +1,4 @@
-"""Rulesets that real tools made (bench/tool_rulesets.py, bench/tool_configs): text with all that their authors thought of."""
+"""Rulesets that real tools made (bench/tool_rulesets.py, bench/tool_configs), in tests/rules/data."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ATOMS: dict[str, set[str]] = {
     "ferm-server.v6": {"recent", "connlimit", "hashlimit", "limit"},
     "firewalld-iptables.v4": {"limit"},
     "firewalld-iptables.v6": {"rpfilter"},  # --validmark
-    "firewalld-router.json": {"fib"},  # saddr . mark . iif oif
-    "firewalld-server.json": {"fib", "limit"},
+    "firewalld-router.json": {"ether daddr"},
+    "firewalld-server.json": {"limit"},
     "libvirt.v4": set(),
     "libvirt.v6": set(),
     "podman.v4": set(),
     "podman.v6": set(),
-    "shorewall-dmz.v4": {"hashlimit", "limit", "recent", "rpfilter", "connlimit"},
-    "shorewall-router.v4": {"hashlimit", "limit", "recent"},
+    "shorewall-dmz.v4": {"ctorigdst", "hashlimit", "limit", "recent", "rpfilter", "connlimit"},
+    "shorewall-router.v4": {"ctorigdst", "ctorigdstport", "hashlimit", "limit", "recent"},
     "shorewall-server.v4": {"hashlimit", "recent"},
     "shorewall6-router.v6": {"hashlimit", "recent", "rpfilter"},
     "shorewall6-server.v6": {"hashlimit", "recent"},

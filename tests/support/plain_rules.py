@@ -12,6 +12,7 @@ from conntracker.rules.terms import AnyOf, Assign, Atom, Branches, In, Named, Na
 
 Packet = dict[str, int | str | None]
 Key = tuple[str, ...]
+_BARE = {*range(130, 137), 143}  # ICMPv6 that connection tracking leaves alone
 _ENDS = ("drop", "reject", "queue", "stolen")
 
 
@@ -40,13 +41,14 @@ class _Walk:
         self.hook = ""
         self.tracked = False  # whether connection tracking has seen it
         self.untracked = False
+        self.looped = False  # it came by way of this host's output: it was tracked there
         self.natted: set[str] = set()
         self.lost: dict[str, int] = {}
 
     def verdict(self) -> str:
         for self.hook in WAYS[self.way]:
             if self.hook in ("prerouting", "output"):
-                self.tracked = self.hook == "prerouting" and self.packet["iif"] == "lo"
+                self.tracked = self.looped = self.hook == "prerouting" and self.packet["iif"] == "lo"
             for chain in base_chains(self.ruleset, self.version, self.hook):
                 self.tracked = self.tracked or effective_priority(chain) > -200
                 if chain.chain.type == "nat" and not self.nat_wanted():
@@ -67,16 +69,18 @@ class _Walk:
                 return 4
             if not self.tracked:
                 return 0
-            if self.version == 6 and self.packet.get("protocol") == 58 and self.packet.get("icmp_type") in range(130, 137):
+            if not self.looped and self.value("protocol") == 58 and self.value("icmp_type") in _BARE:
                 return 4
         for other, values in FIELDS[field].requires:
+            if field in self.packet and other not in self.packet:
+                continue  # what is said to have a value is there
             have = self.value(other)
             if not isinstance(have, int) or not contains(values, have):
                 return None
         if field not in self.packet:
             key = (field, str(self.lost.get(field, 0)))
             if key not in self.known:
-                raise _Question(key, list(range(1 << width_of(field, self.version))))
+                raise _Question(key, list(range(min(1 << width_of(field, self.version), 8))))
             return self.known[key]
         return self.packet[field]
 

@@ -14,13 +14,15 @@ from conntracker.answers.audit_order import Overlap, overlaps
 from conntracker.answers.audit_redundant import redundant_rules
 from conntracker.answers.audit_summary import Summary, summary_of
 from conntracker.answers.audit_unused import chains_without_way, sets_without_rule
-from conntracker.answers.audit_wide import Wide
+from conntracker.answers.audit_wide import Wide, size
+from conntracker.answers.replay import replay
 from conntracker.rules.intervals import Intervals
 from conntracker.rules.ruleset import ChainKey, KnownChain, Ruleset
 from conntracker.rules.solve.dead import ALWAYS, Dead, dead, policies_never_reached
 from conntracker.rules.solve.domain import Witness
 from conntracker.rules.solve.model import question, witness
 from conntracker.rules.terms import AnyOf, Atom, Branches, In, Named, Verdict
+from conntracker.rules.walk import Course
 from conntracker.steps import Rule
 
 __all__ = ["KINDS", "Audit", "Finding", "audit"]
@@ -50,9 +52,11 @@ class Finding:
     reason     why, in one sentence
     because    the rules to blame
     witness    a packet as evidence
+    asked      (text, outcome) of the matches that its way hangs on
     certainty  ALWAYS, or `unless ...`
     source     file:line of a set, or of a chain's first rule
     numbers    what was counted, by name
+    wide       what it admits and what was seen
     """
 
     kind: str
@@ -61,9 +65,11 @@ class Finding:
     reason: str
     because: tuple[Rule, ...] = ()
     witness: Witness | None = None
+    asked: tuple[tuple[str, bool], ...] = ()
     certainty: str = ALWAYS
     source: str | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
+    wide: Wide | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +191,12 @@ class _Auditor:
         if len(unhit) > _MOST_PACKETS:
             self.notes.append(f"rules never hit: packets are shown for the first {_MOST_PACKETS} only")
         since = self.counted or "since counters were last set to zero; when that was is not known"
+        courses = {version: Course(self.ruleset, version) for version in self.ruleset.families()}
         for rule in unhit:
+            packet = shown.get(id(rule))
+            asked = () if packet is None else replay(courses[packet.version], packet).asked
             yield Finding(
-                "unhit", _place(rule), rule, "its counter is 0", witness=shown.get(id(rule)), numbers={"counted": since}
+                "unhit", _place(rule), rule, "its counter is 0", witness=packet, asked=asked, numbers={"counted": since}
             )  # fmt: skip
 
     def _order(self) -> Iterable[Finding]:
@@ -198,7 +207,13 @@ class _Auditor:
 
     def _wide(self) -> Iterable[Finding]:
         for one in self.wide:
-            yield Finding("wide", _place(one.rule), one.rule, one.reason, numbers=one.numbers())
+            numbers = {
+                "admitted": {side.field: size(side.admitted) for side in one.sides},
+                "seen": {side.field: side.values for side in one.sides},
+                "factor": {side.field: round(side.factor, 1) for side in one.sides},
+            }
+            reason = "it lets through far more than was seen"
+            yield Finding("wide", _place(one.rule), one.rule, reason, numbers=numbers, wide=one)
 
 
 def packets_for(
@@ -224,13 +239,12 @@ def packets_for(
 
 def _order_finding(one: Overlap) -> Finding:
     count = len(one.others)
-    verdicts = f"{one.verdict}, {'they' if count > 1 else 'it'} {one.other_verdict}"
-    side = "later" if one.first else "earlier"
-    subject = f"{count} {side} rules match" if count > 1 else f"a {side} rule matches"
-    reason = f"{subject} some of the same packets; this rule's verdict is {verdicts}: what comes first decides"
+    some = f"{count} {'later' if one.first else 'earlier'} rules match" if count > 1 else (
+        f"a{' later' if one.first else 'n earlier'} rule matches"
+    )  # fmt: skip
+    reason = f"{some} some of the same packets; in the other order this one would come to {one.after}, not {one.before}"
     return Finding(
-        "order", _place(one.rule), one.rule, reason, one.others, one.witness, certainty=one.certainty,
-        numbers={"pairs": count},
+        "order", _place(one.rule), one.rule, reason, one.others, one.witness, one.asked, numbers={"pairs": count}
     )  # fmt: skip
 
 

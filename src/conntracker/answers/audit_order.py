@@ -1,23 +1,26 @@
 """Rules of opposite verdicts that match some of the same packets: what comes first decides, so their order matters.
 
 Pairs are found as boxes, many at once, and proven by the solver: there is a packet that the first one decides and the
-second one would match. Pairs of which one rule matches all that the other does are the usual 'this, but not that', and
+second one would match. That packet is sent through the rules as they are and with the two swapped, and must come to
+something else. Pairs of which one rule matches all that the other does are the usual 'this, but not that', and
 left out: there the order is the whole point.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
+from conntracker.answers.replay import replay
 from conntracker.rules.intervals import Intervals, intersect
-from conntracker.rules.ruleset import Meaning, Ruleset
+from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset
 from conntracker.rules.solve.boxes import Boxes
-from conntracker.rules.solve.dead import ALWAYS
 from conntracker.rules.solve.domain import Witness
 from conntracker.rules.solve.encode import Encoded, Place
 from conntracker.rules.solve.model import Question, question, witness
-from conntracker.rules.terms import Branches, Verdict
+from conntracker.rules.terms import Branches, Effect, In, Verdict
+from conntracker.rules.walk import Course
 from conntracker.steps import Rule
 
 __all__ = ["Overlap", "overlaps"]
@@ -35,7 +38,10 @@ class Overlap:
 
     others   those of the opposite verdict that match some of the same packets, none of them all of the same
     first    whether it stands before them, or behind
-    witness  a packet that matches it and the first of the others
+    witness  a packet that becomes something else if the rule and the first of the others are swapped
+    before   what becomes of it now
+    after    and then
+    asked    (text, outcome) of the matches that its way hangs on
     """
 
     rule: Rule
@@ -44,16 +50,25 @@ class Overlap:
     other_verdict: str
     first: bool
     witness: Witness
-    certainty: str = ALWAYS
+    before: str
+    after: str
+    asked: tuple[tuple[str, bool], ...] = ()
+    only_state: bool = False
 
 
 @dataclass(slots=True)
 class _Found:
-    """Pairs of one chain that are proven, with a literal for what is shown."""
+    """Pairs of one chain that are proven, each with a packet."""
 
-    rules: Sequence[Rule]
-    meanings: Sequence[Meaning]
-    pairs: dict[Pair, Witness] = field(default_factory=dict)
+    known: KnownChain
+    pairs: dict[Pair, _Shown] = field(default_factory=dict)
+
+
+class _Shown(NamedTuple):
+    packet: Witness
+    before: str
+    after: str
+    asked: tuple[tuple[str, bool], ...]
 
 
 def overlaps(ruleset: Ruleset, local: dict[int, Intervals] | None = None) -> tuple[list[Overlap], str]:
@@ -62,9 +77,9 @@ def overlaps(ruleset: Ruleset, local: dict[int, Intervals] | None = None) -> tup
     left = 0
     for version in ruleset.families():
         with question([ruleset], version, local) as asked:
-            left += _Search(asked, found).run()
+            left += _Search(ruleset, asked, found).run()
     told = [one for of_chain in found.values() for one in _grouped(of_chain)]
-    told.sort(key=lambda one: (one.verdict != "accept") == one.first)  # an ACCEPT that comes before a refusal
+    told.sort(key=_telling)
     notes = []
     if left:
         notes.append(f"order: {left:,} more pairs of overlapping rules were not looked at")
@@ -76,8 +91,10 @@ def overlaps(ruleset: Ruleset, local: dict[int, Intervals] | None = None) -> tup
 class _Search:
     """One IP version."""
 
-    def __init__(self, asked: Question, found: dict[object, _Found]) -> None:
-        self.asked, self.found = asked, found
+    def __init__(self, ruleset: Ruleset, asked: Question, found: dict[object, _Found]) -> None:
+        self.ruleset, self.asked, self.found = ruleset, asked, found
+        self.alive: dict[tuple[int, int], bool] = {}
+        self.course = Course(ruleset, asked.version)
         self.places = asked.ways[0].by_place()
 
     def run(self) -> int:
@@ -91,7 +108,7 @@ class _Search:
                 if budget == 0:
                     left += len(pairs) - number
                     break
-                of_chain = self.found.setdefault(key, _Found(known.chain.rules, known.meanings))
+                of_chain = self.found.setdefault(key, _Found(known))
                 if pair in of_chain.pairs:
                     continue
                 budget -= 1
@@ -100,20 +117,48 @@ class _Search:
                     of_chain.pairs[pair] = shown
         return left
 
-    def _proven(self, place: Place, pair: Pair) -> Witness | None:
+    def _proven(self, place: Place, pair: Pair) -> _Shown | None:
         one, other = pair
         ask = self.asked.session.ask
         for made, entry in self.places[place]:
-            if not ask(entry, made.matched[one], made.terms[other]):
+            if not self._live(made, entry, other) or not ask(entry, made.matched[one], made.terms[other]):
                 continue
             if self._contained(made, entry, one, other) or self._contained(made, entry, other, one):
                 return None
-            return witness(self.asked, (entry, made.matched[one], made.terms[other]))
+            packet = witness(self.asked, (entry, made.matched[one], made.terms[other]))
+            return None if packet is None else self._confirmed(place[0], pair, packet)
         return None
+
+    def _confirmed(self, key: ChainKey, pair: Pair, packet: Witness) -> _Shown | None:
+        """What becomes of the packet as the rules are and with two of them swapped, if that is not the same."""
+        now = replay(self.course, packet)
+        then = replay(Course(swapped(self.ruleset, key, *pair), packet.version), packet)
+        before, after = now.outcome.path.verdict, then.outcome.path.verdict
+        asked = tuple(dict.fromkeys((*now.asked, *then.asked)))
+        return _Shown(packet, before, after, asked) if before != after else None
+
+    def _live(self, made: Encoded, entry: int, index: int) -> bool:
+        """Whether any packet matches the rule; one that is dead is told of as such."""
+        key = id(made), index
+        if key not in self.alive:
+            self.alive[key] = self.asked.session.ask(entry, made.matched[index])
+        return self.alive[key]
 
     def _contained(self, made: Encoded, entry: int, one: int, other: int) -> bool:
         """Whether one of the rules matches all that the other does, of packets that come to the chain."""
         return not self.asked.session.ask(entry, made.terms[one], -made.terms[other])
+
+
+def swapped(ruleset: Ruleset, key: ChainKey, one: int, other: int) -> Ruleset:
+    """The ruleset with two rules of a chain in each other's place."""
+    chains = list(ruleset.chains)
+    number = next(i for i, known in enumerate(chains) if known.key == key)
+    known = chains[number]
+    rules, meanings = list(known.chain.rules), list(known.meanings)
+    rules[one], rules[other] = rules[other], rules[one]
+    meanings[one], meanings[other] = meanings[other], meanings[one]
+    chains[number] = replace(known, chain=replace(known.chain, rules=tuple(rules)), meanings=tuple(meanings))
+    return replace(ruleset, chains=tuple(chains))
 
 
 def candidates(meanings: Sequence[Meaning], boxes: Boxes) -> list[Pair]:
@@ -161,10 +206,12 @@ def _grouped(found: _Found) -> Iterable[Overlap]:
         (index, first), group = min(count.items(), key=lambda one: (-len(one[1]), one[0][0], not one[0][1]))
         pairs -= group
         others = sorted(pair[1] if first else pair[0] for pair in group)
-        shown = found.pairs[(index, others[0]) if first else (others[0], index)]
+        rules, meanings = found.known.chain.rules, found.known.meanings
         yield Overlap(
-            found.rules[index], tuple(found.rules[other] for other in others), _kind(found.meanings[index]),
-            _kind(found.meanings[others[0]]), first, shown, _certainty(shown),
+            rules[index], tuple(rules[other] for other in others), _kind(meanings[index]), _kind(meanings[others[0]]),
+            first, *found.pairs[(index, others[0]) if first else (others[0], index)],
+            only_state=all(isinstance(part, Verdict | Effect) or isinstance(part, In) and part.field == "ct_state"
+                           for part in meanings[index].parts),
         )  # fmt: skip
 
 
@@ -173,7 +220,6 @@ def _kind(meaning: Meaning) -> str:
     return verdict.kind if verdict is not None else ""
 
 
-def _certainty(shown: Witness) -> str:
-    """What the packet hangs on besides itself."""
-    asked = [f"{'' if outcome else 'not '}{text}" for text, outcome in shown.assumed if outcome]
-    return f"if {' and '.join(asked)}" if asked else ALWAYS
+def _telling(one: Overlap) -> tuple[bool, bool]:
+    """To sort by: rules that look at more than the state first, an ACCEPT before a refusal first of those."""
+    return one.only_state, (one.verdict != "accept") == one.first

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from conntracker.rules.ruleset import Ruleset
-from conntracker.rules.terms import Atom
+from conntracker.rules.terms import AnyOf, Atom, Branches, In, Named, Part
 
-__all__ = ["Summary", "summary_of"]
+__all__ = ["Summary", "fields_asked", "summary_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Summary:
     exact    rules of which every match is understood, and none has a state of its own
     opaque   by name, how many matches are taken as a question that may be answered either way; most first
     notes    of the ruleset
+    fields   those of packets that some rule asks for
     """
 
     rules: int
@@ -27,6 +29,7 @@ class Summary:
     exact: int
     opaque: tuple[tuple[str, int], ...]
     notes: tuple[str, ...]
+    fields: frozenset[str] = frozenset()
 
 
 def summary_of(ruleset: Ruleset) -> Summary:
@@ -40,4 +43,20 @@ def summary_of(ruleset: Ruleset) -> Summary:
             rules += 1
             exact += not atoms
     opaque = tuple(sorted(names.items(), key=lambda one: (-one[1], one[0])))
-    return Summary(rules, len(ruleset.chains), len(ruleset.sets), exact, opaque, ruleset.notes)
+    return Summary(rules, len(ruleset.chains), len(ruleset.sets), exact, opaque, ruleset.notes, fields_asked(ruleset))
+
+
+def fields_asked(ruleset: Ruleset) -> frozenset[str]:
+    """The fields of packets that some rule asks for."""
+    parts = (part for known in ruleset.chains for meaning in known.meanings for part in meaning.parts)
+    return frozenset(_fields(parts))
+
+
+def _fields(parts: Iterable[Part]) -> Iterable[str]:
+    for part in parts:
+        if isinstance(part, In | Named):
+            yield part.field
+        elif isinstance(part, AnyOf):
+            yield from (test.field for box in part.boxes for test in box)
+        elif isinstance(part, Branches):
+            yield from _fields(case for case, _ in part.cases)

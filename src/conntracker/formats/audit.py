@@ -8,19 +8,26 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from conntracker.answers.audit import KINDS
+from conntracker.answers.audit_wide import size
 from conntracker.formats.packets import packet_json, packet_text
 from conntracker.formats.table import printable
+from conntracker.formats.values import values_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from conntracker.answers.audit import Audit, Finding
     from conntracker.answers.audit_summary import Summary
+    from conntracker.answers.audit_wide import Wide
     from conntracker.rules.solve.domain import Witness
     from conntracker.steps import Rule
 
 __all__ = ["audit_json", "audit_lines", "rule_line", "which_rule", "witness_lines"]
 
+_ALWAYS = frozenset((
+    "family", "protocol", "saddr", "daddr", "sport", "dport", "icmp_type", "icmp_code", "iif", "oif", "ct_state",
+))  # fmt: skip
+WIDE_FIELDS = {"saddr": "sources", "daddr": "destinations", "dport": "ports"}
 _MOST = 6  # rules to blame that are written out
 
 
@@ -40,8 +47,10 @@ def _lines(audit: Audit, width: int) -> Iterator[str]:
         findings = list(group)
         yield ""
         yield f"{kind.upper()}  {len(findings):,}: {KINDS[kind]}"
+        if "counted" in findings[0].numbers:
+            yield from _wrapped(f"counted {findings[0].numbers['counted']}", width, "  ", "  ")
         for one in findings:
-            yield from _finding_lines(one, width)
+            yield from _finding_lines(one, width, audit.summary.fields)
 
 
 def _summary_lines(summary: Summary, width: int) -> Iterator[str]:
@@ -58,7 +67,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _finding_lines(one: Finding, width: int) -> Iterator[str]:
+def _finding_lines(one: Finding, width: int, fields: frozenset[str]) -> Iterator[str]:
     if one.rule is not None:
         yield from _beside(f"  {which_rule(one.rule)}", one.rule.source or "", width)
         yield f"      {one.rule.text or 'its text is not known'}"
@@ -71,16 +80,41 @@ def _finding_lines(one: Finding, width: int) -> Iterator[str]:
         yield f"      {rule.text or 'its text is not known'}"
     if len(one.because) > _MOST:
         yield f"    - and {len(one.because) - _MOST:,} more"
+    if one.wide is not None:
+        yield from _wide_lines(one.wide, width)
     if one.witness is not None:
-        yield from witness_lines(one.witness, width)
+        yield from witness_lines(one.witness, width, fields, one.asked)
 
 
-def witness_lines(one: Witness, width: int) -> Iterator[str]:
-    """A packet as evidence, and the answers it takes for granted."""
-    yield from _wrapped(f"packet, {one.way}: {packet_text(one.packet)}", width, "    ", "      ")
-    taken = [text for text, outcome in one.assumed if outcome]
-    if taken:
-        yield from _wrapped(f"if {' and '.join(taken)}", width, "      ", "      ")
+def _wide_lines(one: Wide, width: int) -> Iterator[str]:
+    """What a rule admits and what was seen, field by field."""
+    for side in one.sides:
+        words = WIDE_FIELDS[side.field]
+        some = values_text(side.field, side.admitted, one.version)
+        text = f"{words}: admitted {some} ({_number(size(side.admitted))}), seen {_number(side.values)}"
+        text += f" in {values_text(side.field, side.seen, one.version)}; {_number(side.factor)} times as wide"
+        yield from _wrapped(text, width, "    - ", "      ")
+
+
+def _number(value: float) -> str:
+    """A number that may be very large: 4,294,967,296 as 4.3e+09."""
+    return f"{value:,.0f}" if value < 10**6 else f"{value:.1e}"
+
+
+def witness_lines(
+    one: Witness, width: int, fields: Collection[str] | None = None, asked: Sequence[tuple[str, bool]] = ()
+) -> Iterator[str]:
+    """A packet as evidence, and the answers that its way hangs on.
+
+    fields   what of the packet is worth telling besides where it comes from and goes to; None for all
+    """
+    packet = one.packet
+    if fields is not None:
+        packet = {name: value for name, value in packet.items() if name in fields or name in _ALWAYS}
+    yield from _wrapped(f"packet, {one.way}: {packet_text(packet)}", width, "    ", "      ")
+    if asked:
+        words = " and ".join(f"{'' if outcome else 'not '}{text}" for text, outcome in asked)
+        yield from _wrapped(f"if {words}", width, "      ", "      ")
 
 
 def which_rule(rule: Rule) -> str:
@@ -138,6 +172,16 @@ def _finding_json(one: Finding) -> dict[str, Any]:
         "because": [rule.json() for rule in one.because],
         "witness": None if shown is None else packet_json(shown.packet),
         "way": None if shown is None else shown.way,
-        "if": [] if shown is None else [{"text": text, "value": value} for text, value in shown.assumed],
+        "if": [{"text": text, "value": value} for text, value in one.asked],
         **one.numbers,
+        **_wide_json(one.wide),
     }  # fmt: skip
+
+
+def _wide_json(one: Wide | None) -> dict[str, Any]:
+    if one is None:
+        return {}
+    return {
+        f"{name}_text": {side.field: values_text(side.field, getattr(side, name), one.version) for side in one.sides}
+        for name in ("admitted", "seen")
+    }

@@ -31,7 +31,7 @@ from conntracker.sources.nftables import (
 )
 from conntracker.wire import netlink
 
-__all__ = ["LegacyWatch", "generation", "read_texts"]
+__all__ = ["LegacyWatch", "generation", "legacy_save", "read_texts"]
 
 _NFT_MSG_NEWGEN, _NFT_MSG_GETGEN, _NFTA_GEN_ID = 15, 16, 1  # linux/netfilter/nf_tables.h
 _NFNL_SUBSYS_NFTABLES = 10  # linux/netfilter/nfnetlink.h
@@ -100,7 +100,7 @@ def _read_once(number: int | None, busy: bool) -> Texts:
         tables = {name for found, name in _NFT_TABLES.findall(nft or "") if found == family}
         if tables and (text := _nft_save(family, tables, missing)):
             saves["iptables-nft", family] = text
-        if (save := _legacy_save(family, missing)) is not None:
+        if (save := legacy_save(family, missing)) is not None:
             saves["iptables-legacy", family] = save
     return Texts(nft, saves, number, tuple(missing), own)
 
@@ -153,8 +153,12 @@ def _nft_save(family: str, tables: set[str], missing: list[str]) -> str:
     return "".join(parts)
 
 
-def _legacy_save(family: str, missing: list[str]) -> str | None:
-    """None where there are no tables, or it is not known if there are; empty where they cannot be read."""
+def legacy_save(family: str, missing: list[str], counted: bool = False) -> str | None:
+    """None where there are no tables, or it is not known if there are; empty where they cannot be read.
+
+    missing   gets a line for a person, if they cannot
+    counted   as iptables-save prints it, with the counters of rules; else plain
+    """
     name = _PREFIX[family]
     try:
         if not legacy_names(family):
@@ -166,11 +170,11 @@ def _legacy_save(family: str, missing: list[str]) -> str | None:
     if program is None:
         missing.append(f"no {name}-legacy-save: the rules of {name}-legacy are not known")
         return ""
-    text, failure = _run(program)
+    text, failure = _run(program, *(["-c"] if counted else []))
     if failure:
         missing.append(f"{os.path.basename(program)}: {failure}")
         return ""
-    return plain(text)
+    return text if counted else plain(text)
 
 
 def _find(program: str) -> str | None:

@@ -30,7 +30,7 @@ _MOST_INTERFACES = 500
 _RTM_NEWLINK, _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND = 16, 3, 18, 1  # linux/rtnetlink.h, linux/if_link.h
 _NLM_F_CREATE, _NLM_F_EXCL = 0x400, 0x200  # linux/netlink.h
 
-_MISSING = re.compile(r"Error: Interface does not exist\n(?P<line>.*)\n(?P<mark> *\^+)")
+_MISSING = re.compile(r"Error: Interface does not exist\n(?P<line>.*)\n(?P<mark>[ \t]*\^+)")
 _DEVICES = re.compile(r"\bdevices?\s*=?\s*(\{[^}]*\}|\"[^\"]+\"|\$?[\w.@-]+)")
 _VARIABLE = re.compile(r"\$(\w+)")
 _DEFINED = re.compile(r"^\s*define\s+(\w+)\s*=\s*(\{[^}]*\}|\S+)", re.MULTILINE)
@@ -71,9 +71,9 @@ def translate(text: str, name: str) -> tuple[str, str]:
 def _syntax_error(said: str, what: str, path: str, name: str) -> RuleSyntaxError:
     found = _ERROR.search(said)
     if found is None:
-        return RuleSyntaxError(what, name)
+        return RuleSyntaxError(what, 1, 1, name)
     file = name if found["file"] == path else found["file"]
-    return RuleSyntaxError(found["what"], file, int(found["line"]), int(found["column"]))
+    return RuleSyntaxError(found["what"], int(found["line"]), int(found["column"]), file)
 
 
 # --- the process of its own ---

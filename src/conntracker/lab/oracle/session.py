@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from conntracker.lab.oracle.devices import ELSEWHERE, Devices
 from conntracker.lab.oracle.frames import ethernet, ip_packet
 from conntracker.lab.oracle.local import LocalSender
-from conntracker.lab.oracle.routing import target_of
 from conntracker.lab.oracle.rounds import Target, rounds
-from conntracker.lab.oracle.states import Preparation, prepare
+from conntracker.lab.oracle.routing import target_of
+from conntracker.lab.oracle.states import Preparation, is_error, prepare
 from conntracker.lab.oracle.table import FlowTable
 from conntracker.lab.oracle.tracing import HIGHEST_TAG, TABLE, Told, Tracing, untracked
 from conntracker.lab.oracle.wanted import Fields, Unsendable, Wanted, wanted
@@ -224,6 +224,9 @@ class Oracle:
         for name in (packet.iif, packet.oif):
             if name and name not in self._devices.index:
                 raise Unsendable(f"no interface {name}")
+        if packet.state == "related" and packet.first and self._table.translates and not is_error(packet):
+            # What ctnetlink put in is confirmed, and only unconfirmed flows get NAT (nf_nat_setup_info).
+            raise Unsendable("where rules translate, related flows can only be there already (first 0)")
         target = target_of(packet, fields, self.host)
         preparation = prepare(packet)
         tag = 1 + index % HIGHEST_TAG

@@ -7,13 +7,13 @@ rule of the ruleset has to accept anything first (net/netfilter/nf_conntrack_net
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from conntracker.lab.oracle.frames import ICMP_ENOUGH, VTAG, is_request
 from conntracker.lab.oracle.wanted import GRE, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE, WITH_PORTS, Unsendable, Wanted
 from conntracker.wire.netlink import NLM_F_ACK, NLM_F_CREATE, attribute, nested, request
 
-__all__ = ["FLUSH", "Flow", "Preparation", "create", "prepare", "remove"]
+__all__ = ["FLUSH", "Flow", "Preparation", "create", "is_error", "prepare", "remove"]
 
 # linux/netfilter/nfnetlink_conntrack.h
 _NEW, _DELETE = 1 << 8 | 0, 1 << 8 | 2  # IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_DELETE
@@ -24,8 +24,11 @@ FLUSH = request(_DELETE, NLM_F_ACK, 1)  # without a tuple: of all flows
 
 # linux/netfilter/nf_conntrack_common.h
 EXPECTED, SEEN_REPLY, ASSURED, CONFIRMED, SRC_NAT, DST_NAT = 1, 2, 4, 8, 16, 32
-_DONE = 128 | 256  # IPS_NAT_DONE_MASK
+_DONE = 128 | 256  # IPS_NAT_DONE_MASK: follows from whether it is the first packet, not looked at
 _SETTABLE = EXPECTED | SEEN_REPLY | ASSURED | CONFIRMED | SRC_NAT | DST_NAT | _DONE
+
+# The other end of flows that are translated.
+_NOBODY = {4: 0x0AFE0009, 6: 0xFD00FE << 104 | 9}
 
 # nf_conntrack_proto_tcp.c: sets of flags that are possible, without ECE, CWR and PSH; states of enum tcp_conntrack.
 _POSSIBLE = frozenset((2, 34, 18, 4, 20, 17, 49, 16, 48))
@@ -39,7 +42,9 @@ _ANSWERS = {
     ICMPV6: {128: 129, 129: 128, 139: 140, 140: 139},
 }
 _BEGINNERS = {ICMP: frozenset((8, 13, 15, 17)), ICMPV6: frozenset((128, 139))}
-_UNTRACKED = frozenset((130, 131, 132, 133, 134, 135, 136, 143))
+# Protocols of which a packet makes a flow assured when an answer was seen before (nf_conntrack_tcp_packet and others).
+_ASSURED_BY_ANSWERS = frozenset((TCP, UDP, UDPLITE, GRE))
+_UNTRACKED = frozenset((130, 131, 132, 133, 134, 135, 136, 143, 151, 152))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,9 @@ def prepare(packet: Wanted) -> Preparation:
     if packet.state == "new":
         if alone != "new":
             raise Unsendable("such a packet does not begin a flow: it is invalid")
-        return Preparation(flow)
+        if packet.first or flow is None:
+            return Preparation(flow)
+        return Preparation(flow, create(flow, CONFIRMED, packet))
     if packet.state == "invalid":
         return _invalid(packet, flow, alone)
     if alone == "impossible":
@@ -121,7 +128,7 @@ def _check_fields(packet: Wanted) -> None:
 
 
 def _alone(packet: Wanted) -> str:
-    """The state without any flow: new, invalid, impossible (invalid in all flows), error (of ICMP) or untracked."""
+    """The state without a flow: new, invalid, impossible (invalid with one, too), error (of ICMP) or untracked."""
     protocol = packet.protocol
     if protocol == TCP:
         flags = packet.tcp_flags & 0x37
@@ -152,13 +159,15 @@ def _invalid(packet: Wanted, flow: Flow | None, alone: str) -> Preparation:
 
 
 def _of_flow(packet: Wanted, flow: Flow | None) -> Preparation:
-    if _is_error(packet):
+    if is_error(packet):
         if packet.state == "established":
             raise Unsendable("errors of ICMP are related, never established")
         flow = Flow(packet.family, UDP, packet.saddr, packet.daddr, 9, packet.icmp_id)
     if flow is None:
         raise Unsendable("such a packet is of no flow")
-    if packet.state == "related" and not _is_error(packet):
+    if flow.icmp is not None and packet.family == 4 and packet.direction == (flow.icmp[0] in _BEGINNERS[ICMP]):
+        raise Unsendable("flows of ICMP begin with a request, and answers go the other way")
+    if packet.state == "related" and not is_error(packet):
         if packet.direction:
             raise Unsendable("an answer is established, also that of a related flow")
         if packet.status is not None and packet.status & SEEN_REPLY:
@@ -169,15 +178,16 @@ def _of_flow(packet: Wanted, flow: Flow | None) -> Preparation:
     return Preparation(flow, create(flow, _status(packet), packet), begins=False)
 
 
-def _is_error(packet: Wanted) -> bool:
+def is_error(packet: Wanted) -> bool:
+    """Whether it is an error of ICMP, which belongs to the flow of the packet that it is about."""
     return (packet.family, packet.protocol) in ((4, ICMP), (6, ICMPV6)) and not is_request(packet)
 
 
 def _status(packet: Wanted) -> int:
     """The bits that its flow gets: those asked for, or what flows of that state have."""
-    related = packet.state == "related" and not _is_error(packet)
+    related = packet.state == "related" and not is_error(packet)
     if packet.status is None:
-        return CONFIRMED | _DONE | (EXPECTED if related else SEEN_REPLY | ASSURED)
+        return CONFIRMED | (EXPECTED if related else SEEN_REPLY | ASSURED)
     if packet.status & ~_SETTABLE:
         raise Unsendable(f"status bits {packet.status & ~_SETTABLE:#x} cannot be given to a flow")
     if not packet.status & CONFIRMED:
@@ -186,6 +196,10 @@ def _status(packet: Wanted) -> int:
         raise Unsendable("a related flow is expected")
     if packet.state == "established" and not packet.direction and not packet.status & SEEN_REPLY:
         raise Unsendable("a flow is established when an answer was seen")
+    if packet.direction and not packet.status & SEEN_REPLY:
+        raise Unsendable("the packet itself is the answer that was seen")
+    if packet.protocol in _ASSURED_BY_ANSWERS and packet.status & SEEN_REPLY and not packet.status & ASSURED:
+        raise Unsendable("the packet itself makes its flow assured")
     if packet.status & (SRC_NAT if packet.direction else DST_NAT):
         raise Unsendable("NAT of the flow would change where the packet goes")
     return packet.status
@@ -194,6 +208,10 @@ def _status(packet: Wanted) -> int:
 def create(flow: Flow, status: int, packet: Wanted) -> tuple[bytes, ...]:
     """Messages that put the flow of a packet in; one that is expected has a master that they put in as well."""
     original = flow.reverse() if packet.direction else flow
+    receiver = original.daddr
+    # NAT of the end that the packet does not have, so that the packet itself keeps its addresses.
+    if status & DST_NAT:
+        original = replace(original, daddr=_NOBODY[flow.family])
     body = _tuple(_TUPLE_ORIG, original) + _tuple(_TUPLE_REPLY, original.reverse())
     body += attribute(_STATUS, struct.pack("!I", status & ~(EXPECTED | SRC_NAT | DST_NAT)))
     body += attribute(_TIMEOUT, struct.pack("!I", 600)) + attribute(_MARK, struct.pack("!I", packet.ct_mark))
@@ -203,13 +221,19 @@ def create(flow: Flow, status: int, packet: Wanted) -> tuple[bytes, ...]:
         tag = struct.pack("!I", VTAG)
         info = attribute(1, bytes([_SCTP_ESTABLISHED])) + attribute(2, tag) + attribute(3, tag)
         body += nested(_PROTOINFO, nested(3, info))  # CTA_PROTOINFO_SCTP: state, vtags
-    body += _nat(original, status)
+    # NAT to the same address: no NAT, but that is settled, and rules of nat chains are not asked any more.
+    settled = not packet.first and not is_error(packet)
+    if status & SRC_NAT or settled:
+        body += _nat(_NAT_SRC, flow.family, _NOBODY[flow.family] if status & SRC_NAT else original.saddr)
+    if status & DST_NAT or settled:
+        body += _nat(_NAT_DST, flow.family, receiver)
     made = []
     if status & EXPECTED:
         master = Flow(flow.family, UDP, 0x0AFE0001, 0x0AFE0002, 7, 7)
-        made.append(_new(master, _tuples(master) + attribute(_TIMEOUT, struct.pack("!I", 600)), 0))
+        tuples = _tuple(_TUPLE_ORIG, master) + _tuple(_TUPLE_REPLY, master.reverse())
+        made.append(_new(master, tuples + attribute(_TIMEOUT, struct.pack("!I", 600))))
         body += _tuple(_TUPLE_MASTER, master)
-    return (*made, _new(flow, body, 0))
+    return (*made, _new(flow, body))
 
 
 def remove(flow: Flow) -> bytes:
@@ -217,8 +241,8 @@ def remove(flow: Flow) -> bytes:
     return request(_DELETE, NLM_F_ACK, 1, _pf(flow), _tuple(_TUPLE_ORIG, flow))
 
 
-def _new(flow: Flow, body: bytes, flags: int) -> bytes:
-    return request(_NEW, NLM_F_ACK | NLM_F_CREATE | flags, 1, _pf(flow), body)
+def _new(flow: Flow, body: bytes) -> bytes:
+    return request(_NEW, NLM_F_ACK | NLM_F_CREATE, 1, _pf(flow), body)
 
 
 def _pf(flow: Flow) -> int:
@@ -235,10 +259,6 @@ def _flow_of(packet: Wanted) -> Flow | None:
     if protocol in WITH_PORTS and protocol != 33:
         return Flow(family, protocol, *ends, packet.sport, packet.dport)
     return Flow(family, protocol, *ends)
-
-
-def _tuples(flow: Flow) -> bytes:
-    return _tuple(_TUPLE_ORIG, flow) + _tuple(_TUPLE_REPLY, flow.reverse())
 
 
 def _tuple(kind: int, flow: Flow) -> bytes:
@@ -263,21 +283,13 @@ def _tcp_info(packet: Wanted) -> bytes:
     if packet.protocol == TCP and flags & 2 and not flags & 4:
         if flags & 16:
             state = _ESTABLISHED if packet.direction else _SYN_SENT2
-        elif packet.direction or packet.state == "related":
+        elif packet.direction or packet.state != "established":
             state = _SYN_SENT
     info = attribute(1, bytes([state])) + attribute(4, _LIBERAL) + attribute(5, _LIBERAL)
     return nested(_PROTOINFO, nested(1, info))
 
 
-def _nat(original: Flow, status: int) -> bytes:
-    """NAT of the other end than the one that the packet has, to an address that nobody has."""
-    body = b""
-    for bit, kind in ((SRC_NAT, _NAT_SRC), (DST_NAT, _NAT_DST)):
-        if status & bit:
-            if original.family == 4:
-                other = attribute(1, bytes((10, 254, 0, 9))) + attribute(2, bytes((10, 254, 0, 9)))
-            else:
-                address = bytes.fromhex("fd00fe00") + bytes(11) + b"\x09"
-                other = attribute(4, address) + attribute(5, address)
-            body += nested(kind, other)
-    return body
+def _nat(kind: int, family: int, address: int) -> bytes:
+    """CTA_NAT_SRC or CTA_NAT_DST with one address (CTA_NAT_V4_MINIP and on, CTA_NAT_V6_MINIP and on)."""
+    first, value = (1, address.to_bytes(4, "big")) if family == 4 else (4, address.to_bytes(16, "big"))
+    return nested(kind, attribute(first, value) + attribute(first + 1, value))

@@ -32,7 +32,7 @@ class FlowTable:
         if flow is not None:
             key = flow.key
             if self.translates or key in self._used:
-                messages.insert(0, remove(flow))
+                messages[:0] = [remove(flow), remove(flow.reverse())]
             self._used.add(key)
         if messages:
             self._ask(messages)

@@ -180,7 +180,7 @@ class Tracing:
             self._learn_own(message, told, body)
             return
         number = self._number(NftStep(place, 0, False, bool(message.network)))
-        if not message.network:
+        if not (message.network or message.transport):
             self._plain[datagram[16:36] + datagram[44:]] = number
         if self._current is None:
             self.stray += 1
@@ -191,17 +191,18 @@ class Tracing:
         place = message.place
         hook = _BEGINNINGS.get(place.chain, "output" if place.chain == "sent" else "")
         if hook:
-            if message.network:
-                self._begin(hook, tag_of(message.network), told)
+            if headers := message.network or message.transport:  # of later fragments of IPv6, the latter is the former
+                self._begin(hook, tag_of(headers), told)
             return
         current = self._current
-        if current is None or not message.network:
+        if current is None or not (message.network or message.transport):
             return
         if place.chain in _FLOWS:
             current.flow = current.flow or _flow(body)
             return
         end = _ENDS[place.chain]
-        current.network, current.transport = message.network, message.transport
+        current.network = message.network or message.transport
+        current.transport = message.transport if message.network else b""
         current.arrived = end == "input"
         current.out = message.oif
         current.steps.append(self._number(f"end {end} {message.oif == _LOOPBACK:d}"))

@@ -16,6 +16,7 @@ WAYS = ("input", "forward", "output")
 ICMP, TCP, UDP, GRE, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 47, 58, 132, 136
 WITH_PORTS = frozenset((TCP, UDP, 33, SCTP, UDPLITE))
 WITH_TYPES = frozenset((ICMP, ICMPV6))
+ICMP_ANSWERS = frozenset((0, 14, 16, 18))
 ACK, SYN = 16, 2
 
 HIGHEST_MTU = 65521  # of a TAP device (drivers/net/tun.c, MAX_MTU less the Ethernet header)
@@ -47,6 +48,7 @@ class Wanted:
     length      of the IP packet; None for as short as its protocol allows
     mac         source; None for one of ours
     icmp_id     of echo requests and their like
+    first       whether it is the first of its flow, so that rules of nat chains are asked (rules/packets.py)
     """
 
     way: str
@@ -77,6 +79,7 @@ class Wanted:
     skuid: int
     skgid: int
     reverse_path: int | None
+    first: bool
 
 
 def wanted(packet: Fields, number: int = 0) -> Wanted:
@@ -92,17 +95,24 @@ def wanted(packet: Fields, number: int = 0) -> Wanted:
     nexthdr = _next_header(family, protocol, fragment, given.maybe("nexthdr"))
     state = given.maybe("ct_state")
     name = None if state is None else CT_STATES[state]
+    answers = _direction(given, family, protocol, name)
     flags = ACK if name == "established" else SYN
     made = Wanted(
         *_way(given), family, given.number("saddr"), given.number("daddr"), protocol, nexthdr, fragment,
         given.number("sport"), given.number("dport"), given.number("icmp_type", 8 if protocol == ICMP else 128),
         given.number("icmp_code", 0), number & 0xFFFF, given.number("tcp_flags", flags), given.number("tos"),
         given.number("ttl"), given.maybe("length"), given.maybe("mac"), PACKET_TYPES[given.number("packet_type")],
-        name, given.number("ct_direction", 0), given.maybe("ct_status"), given.number("ct_mark", 0),
+        name, given.number("ct_direction", answers), given.maybe("ct_status"), given.number("ct_mark", 0),
         given.number("mark", 0), given.number("skuid", 0), given.number("skgid", 0), given.maybe("reverse_path"),
+        bool(given.number("first", 1)),
     )  # fmt: skip
     _check(made)
     return made
+
+
+def _direction(given: _Given, family: int, protocol: int, state: str | None) -> int:
+    """Answers of ICMP are of the reply direction."""
+    return int(state == "established" and (family, protocol) == (4, ICMP) and given.maybe("icmp_type") in ICMP_ANSWERS)
 
 
 class _Given:

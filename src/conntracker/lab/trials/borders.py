@@ -109,8 +109,8 @@ class _Chooser:
             for known, index in rules:
                 if self.full():
                     return
-                if number < 2 or id(known.chain.rules[index]) in self.matched:
-                    self._rule(known, index)
+                if number < 3 or id(known.chain.rules[index]) in self.matched:
+                    self._rule(known, index, deep=number > 0)
         for _ in range(8 * max(0, self.limit - len(self.choice.packets))):
             if self.full():
                 return
@@ -136,7 +136,7 @@ class _Chooser:
 
     # --- one rule ---
 
-    def _rule(self, known: KnownChain, index: int) -> None:
+    def _rule(self, known: KnownChain, index: int, deep: bool) -> None:
         rule, meaning = known.chain.rules[index], known.meanings[index]
         for _ in range(_TRIES):
             packet = self._witness(known, meaning)
@@ -144,8 +144,9 @@ class _Chooser:
                 continue
             self.matched.add(id(rule))
             self.keep(packet)
-            self._borders(packet, rule, meaning)
-            self._pairs(packet, known, index)
+            if deep:
+                self._borders(packet, rule, meaning)
+                self._pairs(packet, known, index)
             return
 
     def _witness(self, known: KnownChain, meaning: Meaning, *more: Meaning) -> Packet | None:

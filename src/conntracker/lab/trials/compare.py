@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from conntracker.lab.trials.borders import way_of
+from conntracker.lab.trials.routing import stopped
 from conntracker.rules.fields import FIELDS, NAMES
 from conntracker.rules.host import Host
 from conntracker.rules.packets import Packet
@@ -19,6 +20,7 @@ __all__ = ["Comparison", "Judge", "Line", "Mismatch", "lines_of"]
 # hook, kind, family, table, chain, type, position, verdict, target
 Line = tuple[str | None, str, str, str, str, str, int | None, str | None, str | None]
 
+_HOOKS = ("prerouting", "input", "forward", "postrouting")
 _PLACE = tuple[str, str, str, str, int | None]
 
 
@@ -53,12 +55,14 @@ class Comparison:
     same        of which the steps are those that the engine says, undecided ones included
     undecided   where they hang on an atom, and are one of the engine's outcomes
     unknown     where the engine did not know a field: what each was
+    routed      dropped by routing, and not by rules: why, as was predicted
     """
 
     packets: int = 0
     same: int = 0
     undecided: int = 0
     unknown: dict[str, int] = field(default_factory=dict)
+    routed: dict[str, int] = field(default_factory=dict)
     mismatches: list[Mismatch] = field(default_factory=list)
 
 
@@ -92,13 +96,15 @@ class Judge:
         """None if the kernel's lines are those of an outcome."""
         asked: list[Atom] = []
         guided = self._walk(packet, kernel, asked)
-        fitting = self._fitting(guided, kernel)
+        fitting = self._fitting(packet, guided, kernel)
         if fitting is None and asked:
             guided = self._walk(packet, None, asked)
-            fitting = self._fitting(guided, kernel)
+            fitting = self._fitting(packet, guided, kernel)
         if fitting is None:
             return self._mismatch(packet, kernel, guided)
         result.undecided += bool(asked)
+        if reason := self._seen(packet, fitting)[1]:
+            result.routed[reason] = result.routed.get(reason, 0) + 1
         for assumed in fitting.assumed:
             if _is_field(assumed.name):
                 result.unknown[assumed.name] = result.unknown.get(assumed.name, 0) + 1
@@ -119,8 +125,19 @@ class Judge:
 
         return walk(course, packet, way_of(packet), host=self._host, answers=answer, passed=self._told is not None)
 
-    def _fitting(self, answer: Answer, kernel: tuple[Line, ...]) -> Outcome | None:
-        return next((one for one in answer.outcomes if self.lines(one.path.steps) == kernel), None)
+    def _fitting(self, packet: Packet, answer: Answer, kernel: tuple[Line, ...]) -> Outcome | None:
+        return next((one for one in answer.outcomes if self._seen(packet, one)[0] == kernel), None)
+
+    def _seen(self, packet: Packet, outcome: Outcome) -> tuple[tuple[Line, ...], str]:
+        """The lines of an outcome up to where routing drops the packet, and why it does."""
+        lines = self.lines(outcome.path.steps)
+        drop = stopped(packet, outcome.packet)
+        if drop is None:
+            return lines, ""
+        hook, reason = drop
+        gone = _HOOKS if hook == "prerouting" else _HOOKS[1:]
+        kept = tuple(line for line in lines if line[0] not in gone)
+        return kept, reason if kept != lines else ""
 
     def lines(self, steps: Iterable[Step]) -> tuple[Line, ...]:
         """What is compared of the steps."""
@@ -133,7 +150,7 @@ class Judge:
         return tuple(found)
 
     def _mismatch(self, packet: Packet, kernel: tuple[Line, ...], answer: Answer) -> Mismatch:
-        sides = [self.lines(one.path.steps) for one in answer.outcomes]
+        sides = [self._seen(packet, one)[0] for one in answer.outcomes]
         best = max(sides, key=lambda side: _common(side, kernel))
         return Mismatch(packet, kernel, best, _common(best, kernel))
 

@@ -20,8 +20,8 @@ FOREIGN = {
     4: (0x0A010203, 0xC0A80109, 0x08080808, 0xAC100005, 0xCB007109, 0xC6336407),
     6: (0xFD000001 << 96 | 0x5, 0x20010DB8 << 96 | 0x7, 0x2A00 << 112 | 0x9, 0xFD00 << 112 | 0xBEEF),
 }
-_MULTICAST = {4: 0xE00000FB, 6: 0xFF02 << 112 | 0xFB}
-_BROADCAST = {4: 0xFFFFFFFF, 6: 0xFF02 << 112 | 1}
+_MULTICAST = {4: 0xE0000001, 6: 0xFF02 << 112 | 1}
+_BROADCAST = {4: 0xFFFFFFFF}
 
 # Bytes of the IP packet that each protocol needs behind IPv4's header.
 SHORTEST = {1: 8, 58: 8, 6: 20, 17: 8, 33: 16, 132: 32, 136: 8}
@@ -58,7 +58,7 @@ class Space:
             return draw.choice([one[version] for one in self.addresses.values()])
         if name == "unicast":
             return draw.choice(FOREIGN[version])
-        return {"multicast": _MULTICAST[version], "broadcast": _BROADCAST[version]}.get(name)
+        return {"multicast": _MULTICAST, "broadcast": _BROADCAST}.get(name, {}).get(version)
 
     def blank(self, version: int, way: str, draw: random.Random) -> Packet:
         """An ordinary packet: the first of a flow of TCP between two of the foreign hosts, or to or from this one."""

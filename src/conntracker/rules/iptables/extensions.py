@@ -148,6 +148,7 @@ IMPLIED = {
 }  # fmt: skip
 
 # Those of which two with one text may answer differently for one packet: they count, or hold what they are given.
-STATEFUL = frozenset(
-    "connlabel connlimit dstlimit fuzzy hashlimit limit lscan nth psd quota quota2 random rateest recent statistic".split()
-)
+STATEFUL = {
+    "connlabel", "connlimit", "dstlimit", "fuzzy", "hashlimit", "limit", "lscan", "nth", "psd", "quota", "quota2",
+    "random", "rateest", "recent", "statistic",
+}  # fmt: skip

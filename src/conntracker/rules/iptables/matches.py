@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 
 from conntracker.rules.fields import PACKET_TYPES
 from conntracker.rules.intervals import complement, single
 from conntracker.rules.iptables.names import DSCP_CLASSES, ICMP_TYPES, TCP_FLAGS, TOS_NAMES
 from conntracker.rules.iptables.values import (
+    FAMILY,
     Bad,
     address_range,
     inside,
@@ -43,7 +43,6 @@ _TYPES = {"unicast": 0, "host": 0, "bcast": 1, "mcast": 2} | {name: i for i, nam
 _Reader = Callable[[tuple[str, ...], bool, int], tuple[Term, ...]]
 
 
-@lru_cache(maxsize=65536)
 def terms_of(match: str, option: str, values: tuple[str, ...], negated: bool, version: int) -> tuple[Term, ...]:
     """What an option of a match in EXACT asks. Raises Bad."""
     if negated and option in _NEVER_NEGATED:
@@ -122,7 +121,7 @@ def _ranges(field: str) -> _Reader:
     def read(values: tuple[str, ...], negated: bool, version: int) -> tuple[Term, ...]:
         low, high = address_range(values[0], version)
         return (
-            In("family", single(version)),
+            FAMILY[version],
             inside(field, ((low, high),) if low <= high else (), negated, version),
         )
 

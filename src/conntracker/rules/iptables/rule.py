@@ -17,7 +17,7 @@ from conntracker.rules.iptables.extensions import STATEFUL
 from conntracker.rules.iptables.matches import EXACT, PROTOCOLS_OF, bare, terms_of
 from conntracker.rules.iptables.targets import is_target, parts_of
 from conntracker.rules.iptables.together import TOGETHER
-from conntracker.rules.iptables.values import Bad, address, inside, masked, protocol
+from conntracker.rules.iptables.values import FAMILY, Bad, address, inside, masked, protocol
 from conntracker.rules.iptables.words import Extension, Option, RuleWords, quoted, read_words, split, starts
 from conntracker.rules.ruleset import Meaning
 from conntracker.rules.terms import Atom, Effect, In, Named, Part, Term, Verdict
@@ -34,6 +34,7 @@ _COMPLEMENTS = {
     "set": {"match-set"}, "string": {"string", "hex-string"}, "helper": {"helper"}, "cpu": {"cpu"}, "realm": {"realm"},
 }  # fmt: skip
 _BESIDE = {"return-nomatch", "algo", "from", "to", "icase"}
+_REMEMBERED = 1 << 16
 _WHOLE_HEADER = {"tcp", "sctp", "dccp"}
 
 
@@ -75,7 +76,7 @@ def meaning_of_words(rule: RuleWords, place: Rule, chains: Container[str] | None
             parts += _of_match(match, rule, version, f"{_path(place)}/{number}")
     if rule.target is not None:
         parts += _of_target(rule.target, rule.is_goto, version, f"{_path(place)}/target", chains)
-    return Meaning(_once(parts), rule.counters, " ".join(comments) if comments else None)
+    return Meaning(_once(parts, FAMILY[version]), rule.counters, " ".join(comments) if comments else None)
 
 
 def _path(place: Rule) -> str:
@@ -87,18 +88,16 @@ def _located(bad: Bad, option: Option) -> Bad:
     return bad if bad.word is not None else Bad(bad.what, option.word + option.negated + bool(option.values))
 
 
-def _once(parts: list[Part]) -> tuple[Part, ...]:
+def _once(parts: list[Part], family: Part) -> tuple[Part, ...]:
     """Without all but the first test of the family, which no rule changes."""
-    families = [part for part in parts if isinstance(part, In) and part.field == "family"]
-    if len(families) < 2:
-        return tuple(parts)
-    return tuple(part for part in parts if part not in families or part is families[0])
+    first = next((index for index, part in enumerate(parts) if part is family), 0)
+    return tuple(part for index, part in enumerate(parts) if part is not family or index == first)
 
 
 # --- the rule's own options ---
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=_REMEMBERED)
 def _of_head(name: str, values: tuple[str, ...], negated: bool, version: int) -> tuple[Term, ...]:
     if name in {"-s", "-d"}:
         return _address("saddr" if name == "-s" else "daddr", values[0], negated, version)
@@ -118,7 +117,7 @@ def _address(field: str, text: str, negated: bool, version: int) -> tuple[Term, 
     value, mask = address(text, version)
     if not mask and not negated:
         return ()
-    return In("family", single(version)), masked(field, value, mask, negated, version)
+    return FAMILY[version], masked(field, value, mask, negated, version)
 
 
 def _interface(field: str, text: str, negated: bool) -> tuple[Term, ...]:
@@ -134,10 +133,28 @@ def _interface(field: str, text: str, negated: bool) -> tuple[Term, ...]:
 # --- matches ---
 
 
+_known: dict[tuple[object, ...], tuple[Part, ...]] = {}
+
+
 def _of_match(match: Extension, rule: RuleWords, version: int, occurrence: str) -> tuple[Part, ...]:
+    """What a match asks: rulesets repeat themselves, so the same words are read once."""
     name = match.name
     if name in PROTOCOLS_OF and rule.protocol not in PROTOCOLS_OF[name]:
         raise Bad(f"`-m {name}` needs `-p` with a protocol of its own", match.word)
+    if name in STATEFUL:
+        return (_atom(match, occurrence),)
+    key = name, version, *[(option.name, option.values, option.negated) for option in match.options]
+    found = _known.get(key)
+    if found is None:
+        found = _meant(match, version)
+        if len(_known) >= _REMEMBERED:
+            _known.clear()
+        _known[key] = found
+    return found
+
+
+def _meant(match: Extension, version: int) -> tuple[Part, ...]:
+    name = match.name
     if name in EXACT or name in TOGETHER:
         _check_once(match)
     if name in EXACT:
@@ -149,7 +166,7 @@ def _of_match(match: Extension, rule: RuleWords, version: int, occurrence: str) 
             raise _located(bad, match.options[0]) if match.options else Bad(bad.what, match.word) from None
     if name == "nfacct":  # holds, unless the object has a quota: of that the rules say nothing
         return (Effect(name, _text(match)),)
-    return (_atom(match, occurrence if name in STATEFUL else ""),)
+    return (_atom(match, ""),)
 
 
 def _check_once(match: Extension) -> None:

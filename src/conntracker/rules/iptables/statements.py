@@ -49,11 +49,15 @@ def statements(text: str, source: str | None) -> Iterator[Statement]:
     start, line = 0, 1
     while start < len(text):
         end = _line_end(text, start)
-        if not text.startswith("#", start) and text.find('"', start, end) >= 0:
-            end = _closed(text, start, end, line, source)
         raw = text[start:end]
-        if not raw.isspace() and raw:
-            yield Statement(line, raw)
+        if raw and not raw.isspace():
+            try:
+                statement = Statement(line, raw)
+            except Bad:  # a string is open
+                end = _closed(text, start, end, line, source)
+                raw = text[start:end]
+                statement = Statement(line, raw)
+            yield statement
         line += 1 + raw.count("\n")
         start = end + 1
 

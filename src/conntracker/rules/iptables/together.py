@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from conntracker.rules.fields import CT_STATES, ROUTE_TYPES
 from conntracker.rules.intervals import Intervals, complement, intersect, normal, single
-from conntracker.rules.iptables.values import Bad, any_bit, inside, is_number, number
+from conntracker.rules.iptables.values import FAMILY, Bad, any_bit, inside, is_number, number
 from conntracker.rules.iptables.words import Extension, Option
 from conntracker.rules.terms import AnyOf, Atom, Box, In, Term
 
@@ -151,7 +151,7 @@ def _address_type_6(side: str, types: set[str], option: Option) -> tuple[Term, .
     routes = [ROUTE_TYPES.index(route) for name in types & _ROUTES_6.keys() for route in _ROUTES_6[name]]
     if routes:
         tests.append(In(f"{side}_type", normal((route, route) for route in routes)))
-    version = (In("family", single(6)),) if types & _ADDRESSES_6.keys() else ()
+    version = (FAMILY[6],) if types & _ADDRESSES_6.keys() else ()
     if not option.negated:
         return *version, *tests
     if len(tests) > 1:

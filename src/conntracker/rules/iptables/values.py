@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-from functools import lru_cache
 
 from conntracker.rules.fields import width_of
 from conntracker.rules.intervals import Intervals, complement, normal, single
@@ -12,6 +11,7 @@ from conntracker.rules.iptables.names import PROTOCOLS, SERVICES
 from conntracker.rules.terms import In
 
 __all__ = [
+    "FAMILY",
     "Bad",
     "address",
     "address_range",
@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
+
+# Of the table: what tests of addresses come behind.
+FAMILY = {4: In("family", single(4)), 6: In("family", single(6))}
 
 _PORTS_OF_MULTIPORT = 15  # linux/netfilter/xt_multiport.h (XT_MULTI_PORTS): a range takes two places
 
@@ -82,7 +85,6 @@ def port(text: str) -> int:
     return number(text, 0xFFFF, "port")
 
 
-@lru_cache(maxsize=65536)
 def ports(text: str) -> Intervals:
     """`--sport`: one port, `low:high`, `low:` or `:high`."""
     low, found, high = text.partition(":")
@@ -93,7 +95,6 @@ def ports(text: str) -> Intervals:
     return ((first, last),)
 
 
-@lru_cache(maxsize=65536)
 def port_list(text: str) -> Intervals:
     """`--dports`: ports and ranges with both ends, at most fifteen."""
     pairs, places = [], 0
@@ -146,7 +147,6 @@ def netmask(text: str, version: int) -> int:
     return _plain_address(text, version)
 
 
-@lru_cache(maxsize=65536)
 def address(text: str, version: int) -> tuple[int, int]:
     """`address[/mask]`: (value, mask), no bits of the value outside of the mask. `10.1` is 10.1.0.0."""
     value, found, mask_text = text.partition("/")
@@ -154,7 +154,6 @@ def address(text: str, version: int) -> tuple[int, int]:
     return _plain_address(value, version) & mask, mask
 
 
-@lru_cache(maxsize=65536)
 def address_range(text: str, version: int) -> tuple[int, int]:
     """`low-high` or one address."""
     low, found, high = text.partition("-")

@@ -83,12 +83,27 @@ def split(text: str) -> list[str]:
     """The words, without quotes and escapes. Raises Bad for a string without an end."""
     if '"' not in text:
         return text.split()
+    if "\\" not in text and (words := _split_plainly(text.split('"'))) is not None:
+        return words
     words = []
     for count, found in enumerate(_WORD.finditer(text)):
         if found[3] is not None:
             raise Bad("a string without an end", count)
         words.append(_ESCAPED.sub(r"\1", found[1]) if found[1] is not None else found[2])
     return words
+
+
+def _split_plainly(pieces: list[str]) -> list[str] | None:
+    """The words, where each second piece is a string; None where a quote stands inside of a word."""
+    words = []
+    for index, piece in enumerate(pieces):
+        if index % 2:
+            words.append(piece)
+        elif index + 1 < len(pieces) and piece and not piece[-1].isspace():
+            return None
+        else:
+            words += piece.split()
+    return words if len(pieces) % 2 else None
 
 
 def starts(text: str) -> list[int]:
@@ -138,12 +153,12 @@ class _Reader:
 
     def _take(self, name: str, count: int, negated: bool) -> tuple[tuple[str, ...], bool]:
         """The values behind an option, and whether it is negated."""
-        at = self._at + 1
-        if not negated and count and name not in _FREE and self._words[at : at + 1] == ["!"]:
+        at, words = self._at + 1, self._words
+        if not negated and count and at < len(words) and words[at] == "!" and name not in _FREE:
             negated, at = True, at + 1
-        values = tuple(self._words[at : at + count])
+        values = tuple(words[at : at + count])
         if len(values) < count:
-            raise Bad(f"{self._words[self._at]} needs {count} {'word' if count == 1 else 'words'} behind it", self._at)
+            raise Bad(f"{words[self._at]} needs {count} {'word' if count == 1 else 'words'} behind it", self._at)
         self._at = at + count
         return values, negated
 

@@ -11,7 +11,7 @@ _HANDLE = re.compile(r" # handle \d+$")
 
 
 def with_names(listing: str) -> str:
-    """What `nft list ruleset` prints, with a chain `__chain_of_N` in place of each without a name."""
+    """What `nft list ruleset` prints, with a chain `nameless_N` in place of each without a name."""
     out: list[str] = []
     start = count = 0  # of the chain that the rule stands in
     lines = iter(listing.splitlines())
@@ -23,7 +23,7 @@ def with_names(listing: str) -> str:
             out.append(line)
             continue
         count += 1
-        name = f"__chain_of_{count}"
+        name = f"nameless_{count}"
         body = [f"\tchain {name} {{"]
         ending = ""
         for inner in lines:

@@ -10,8 +10,10 @@ from typing import Any
 from conntracker.rules.chain import Chain
 from conntracker.rules.errors import RuleSyntaxError
 from conntracker.rules.intervals import normal
+from conntracker.rules.nft.formats import OWN, read_own
 from conntracker.rules.nft.inner import InnerChain, inner_chain
 from conntracker.rules.nft.listing import Listing
+from conntracker.rules.nft.objects import OBJECTS, object_text
 from conntracker.rules.nft.render import rule_text, set_text
 from conntracker.rules.nft.sets import Sets, known_set
 from conntracker.rules.nft.statements import Place, meaning_of
@@ -31,6 +33,7 @@ class _Table:
     chains: dict[str, _Object] = field(default_factory=dict)
     rules: dict[str, list[_Object]] = field(default_factory=dict)
     sets: list[tuple[str, _Object]] = field(default_factory=list)
+    objects: list[tuple[str, _Object]] = field(default_factory=list)
 
 
 def parse_json(document: str | dict[str, Any], *, source: str | None = None, listing: str | None = None) -> Ruleset:
@@ -41,7 +44,10 @@ def parse_json(document: str | dict[str, Any], *, source: str | None = None, lis
 
     What is not understood becomes an Atom. Raises RuleSyntaxError for what is no such document.
     """
-    tables = _tables(_objects(document, source), source)
+    found = _document(document, source)
+    if OWN in found:
+        return read_own(found["nftables"], found[OWN], source)
+    tables = _tables(found["nftables"], source)
     listed = Listing.parse(listing or "")
     chains: list[KnownChain] = []
     sets: list[NamedSet] = []
@@ -56,18 +62,17 @@ def parse_json(document: str | dict[str, Any], *, source: str | None = None, lis
     return Ruleset(tuple(chains), tuple(sets), tuple(notes))
 
 
-def _objects(document: str | dict[str, Any], source: str | None) -> list[Any]:
+def _document(document: str | _Object, source: str | None) -> _Object:
     if isinstance(document, str):
         try:
             document = json.loads(document)
         except json.JSONDecodeError as error:
-            raise RuleSyntaxError(f"no JSON: {error.msg}", source, error.lineno, error.colno) from None
+            raise RuleSyntaxError(f"no JSON: {error.msg}", error.lineno, error.colno, source) from None
         except (ValueError, RecursionError) as error:
-            raise RuleSyntaxError(f"no JSON: {error}", source) from None
-    found = document.get("nftables") if isinstance(document, dict) else None
-    if not isinstance(found, list):
-        raise RuleSyntaxError('no ruleset of libnftables: it has no list "nftables"', source)
-    return found
+            raise RuleSyntaxError(f"no JSON: {error}", 1, 1, source) from None
+    if not isinstance(document, dict) or not isinstance(document.get("nftables"), list):
+        raise RuleSyntaxError('no ruleset of libnftables: it has no list "nftables"', 1, 1, source)
+    return document
 
 
 def _tables(objects: Iterable[Any], source: str | None) -> dict[_Key, _Table]:
@@ -75,14 +80,14 @@ def _tables(objects: Iterable[Any], source: str | None) -> dict[_Key, _Table]:
     tables: dict[_Key, _Table] = {}
     for one in objects:
         if not isinstance(one, dict) or len(one) != 1:
-            raise RuleSyntaxError(f"not an object of libnftables: {str(one)[:60]}", source)
+            raise RuleSyntaxError(f"not an object of libnftables: {str(one)[:60]}", 1, 1, source)
         (kind, inner), *_ = one.items()
         if kind in {"add", "insert", "create"} and isinstance(inner, dict) and len(inner) == 1:  # `nft -e -j`
             (kind, inner), *_ = inner.items()
         if kind == "table":
             tables.setdefault((_word(inner, "family", source), _word(inner, "name", source)), _Table())
             continue
-        if kind not in {"chain", "rule", "set", "map", "meter"}:
+        if kind not in {"chain", "rule", "set", "map", "meter", *OBJECTS}:
             continue
         table = tables.setdefault((_word(inner, "family", source), _word(inner, "table", source)), _Table())
         if kind == "chain":
@@ -91,18 +96,18 @@ def _tables(objects: Iterable[Any], source: str | None) -> dict[_Key, _Table]:
             name = _word(inner, "chain", source)
             table.chains.setdefault(name, {})
             if not isinstance(inner.get("expr", []), list):
-                raise RuleSyntaxError(f"a rule of chain {name} has no list of expressions", source)
+                raise RuleSyntaxError(f"a rule of chain {name} has no list of expressions", 1, 1, source)
             table.rules.setdefault(name, []).append(inner)
         else:
             _word(inner, "name", source)
-            table.sets.append((kind, inner))
+            (table.objects if kind in OBJECTS else table.sets).append((kind, inner))
     return tables
 
 
 def _word(inner: Any, key: str, source: str | None) -> str:
     found = inner.get(key) if isinstance(inner, dict) else None
     if not isinstance(found, str) or not found:
-        raise RuleSyntaxError(f"an object of libnftables without {key}: {str(inner)[:60]}", source)
+        raise RuleSyntaxError(f"an object of libnftables without {key}: {str(inner)[:60]}", 1, 1, source)
     return found
 
 
@@ -118,7 +123,11 @@ class _TableReader:
         self.notes: list[str] = []
 
     def named_sets(self) -> list[NamedSet]:
-        return [self._named_set(kind, inner) for kind, inner in self.table.sets]
+        objects = [
+            NamedSet(self.family, self.name, inner["name"], kind, "", (), 0, object_text(kind, inner), self.source)
+            for kind, inner in self.table.objects
+        ]
+        return [*objects, *(self._named_set(kind, inner) for kind, inner in self.table.sets)]
 
     def _named_set(self, kind: str, inner: _Object) -> NamedSet:
         types, elements = inner.get("type"), inner.get("elem")
@@ -126,7 +135,7 @@ class _TableReader:
             self.family, self.name, inner["name"], kind,
             " . ".join(map(str, types)) if isinstance(types, list) else str(types),
             self._flags(inner), len(elements) if isinstance(elements, list) else 0,
-            set_text(kind, inner), self.source,
+            set_text(kind, {**inner, "flags": list(self._flags(inner))}), self.source,
         )  # fmt: skip
 
     def _flags(self, inner: _Object) -> tuple[str, ...]:

@@ -16,7 +16,9 @@ from conntracker.rules.ruleset import KnownChain, Meaning
 from conntracker.rules.terms import Atom, Effect, Part, Verdict
 from conntracker.steps import Rule
 
-__all__ = ["InnerChain", "inner_chain"]
+__all__ = ["INNER", "InnerChain", "inner_chain"]
+
+INNER = "__chain_of_"  # what the names of such chains begin with
 
 _FORM = re.compile(r"\s*(jump|goto) \{\s*(.*?)\s*\}\s*", re.DOTALL)
 _HANDLE = re.compile(r" # handle \d+$")
@@ -53,7 +55,7 @@ def inner_chain(statement: str, number: int) -> InnerChain | None:
     if found is None:
         return None
     lines = (_HANDLE.sub("", line.strip()) for line in re.split(r"\n|; (?![^\"]*\")", found[2]))
-    return InnerChain(found[1], f"__chain_of_{number}", tuple(line.rstrip(";") for line in lines if line))
+    return InnerChain(found[1], f"{INNER}{number}", tuple(line.rstrip(";") for line in lines if line))
 
 
 def _parts(rule: Rule) -> list[Part]:

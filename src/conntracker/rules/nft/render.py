@@ -434,4 +434,4 @@ def set_text(kind: str, inner: dict[str, Any]) -> str:
     if inner.get("elem"):
         style = ["name" if one in _QUOTED_TYPES else "mark" if one == "mark" else "plain" for one in (types if isinstance(types, list) else [types])]
         parts.append(f"elements = {_braces(inner['elem'], style if isinstance(types, list) else style[0])}")
-    return f"{kind} {inner.get('name')} {{ {'; '.join(parts)} }}"
+    return f"{kind} {inner.get('name')} {{ {' '.join(f'{part};' for part in parts)} }}"

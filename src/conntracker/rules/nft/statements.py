@@ -29,6 +29,9 @@ _CONNTRACK_PRIORITY = -200
 _EFFECTS = {"log", "counter", "last", "dup", "flow", "ct helper", "ct timeout", "secmark", "reset"}
 
 
+_DECIDING = {"limit", "quota", "ct count"}  # in a set's element: what ends the rule if it says so
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a rule stands: what its chain and its table say about it.
@@ -225,9 +228,9 @@ class _Reader:
         self.add(_needs_of_key(element, self.known))
         statements = inner.get("stmt")
         statements = statements if isinstance(statements, list) else [statements]
-        if any(isinstance(one, dict) and {"limit", "quota", "ct count"} & one.keys() for one in statements):
-            self.atom("set" if name != "meter" else name, text, True)
         self.parts.append(Effect("set", text))
+        if any(isinstance(one, dict) and _DECIDING & one.keys() for one in statements):
+            self.atom("meter" if name == "meter" else "set", text, True)
 
 
 _Reading = Callable[[_Reader, str, Any], None]
@@ -320,15 +323,20 @@ def _needs_of_key(key: Any, known: Known) -> list[Any]:
         return list(needs_of(key))
 
 
+_OBJECT_KEYS = {"counter", "quota", "limit", "ct helper", "ct timeout", "ct expectation", "synproxy", "flowtable"}
+
+
 def _uses(value: Any) -> Iterator[str]:
-    """Names of the sets and maps in a rule."""
+    """Names of the sets, maps and other objects of its table in a rule."""
     if isinstance(value, list):
         for one in value:
             yield from _uses(one)
     elif isinstance(value, dict):
         for key, one in value.items():
             if isinstance(one, str):
-                if one.startswith("@") and key in {"right", "data", "set", "map"}:
+                if key in _OBJECT_KEYS:
+                    yield one
+                elif one.startswith("@") and key in {"right", "data", "set", "map"}:
                     yield one[1:]
             elif key != "left" and isinstance(one, dict | list):
                 yield from _uses(one)

@@ -11,7 +11,7 @@ from conntracker.rules.solve.circuit import FALSE
 from conntracker.rules.solve.domain import Witness
 from conntracker.rules.solve.encode import Encoded, Place
 from conntracker.rules.solve.model import Local, Question, question, witness
-from conntracker.rules.solve.samples import sample_words
+from conntracker.rules.solve.samples import Samples
 from conntracker.rules.solve.unused import unused_places
 from conntracker.rules.terms import Atom
 from conntracker.steps import Rule
@@ -19,7 +19,8 @@ from conntracker.steps import Rule
 __all__ = ["ALWAYS", "Dead", "dead", "policies_never_reached", "witnesses"]
 
 ALWAYS = "always"
-_EACH = 8  # packets made for a rule before the solver is asked
+_ROUNDS = 6  # packets made for a rule before the solver is asked
+_BATCH = 4096  # packets worked out at once: memory is this times the gates of the circuit
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,9 @@ class _Search:
         self.places = asked.ways[0].by_place()
         self.reasons = Reasons(asked) if explain else None
         self.atoms = asked.atoms.outcomes
+        self._texts: dict[str, list[int]] = {}
+        for literal, (atom, _) in self.atoms.items():
+            self._texts.setdefault(atom.text, []).append(literal)
 
     def run(self) -> None:
         """Finds out of each rule whether a packet can match it."""
@@ -141,39 +145,40 @@ class _Search:
 
     def _simulated(self) -> set[Place]:
         """The rules that packets made of the rules' own values show to be live, though no atom but theirs matches."""
+        samples = Samples(self.ruleset, self.asked.domain)
+        shown: set[Place] = set()
+        for _ in range(_ROUNDS):
+            left = [place for place in self.places if place not in shown]
+            for start in range(0, len(left), _BATCH):
+                self._round(samples, left[start : start + _BATCH], shown)
+        return shown
+
+    def _round(self, samples: Samples, batch: list[Place], shown: set[Place]) -> None:
         circuit = self.circuit
-        words, mask, made_for = sample_words(self.ruleset, self.asked.domain, self._atom_words, _EACH)
-        values = circuit.simulate(words, mask)
+        mask = (1 << len(batch)) - 1
+        values = circuit.simulate(samples.words(batch) | self._atom_words(batch), mask)
         good = mask
         for literal in self.asked.domain.always:
             good &= circuit.value(values, mask, literal)
-        shown = set()
         for place, stands in self.places.items():
+            if place in shown:
+                continue
             for made, entry in stands:
                 if circuit.value(values, mask, entry) & circuit.value(values, mask, made.acted[place[1]]) & good:
                     shown.add(place)
                     break
-        return shown
 
-    def _atom_words(self, made_for: list[Place]) -> dict[int, int]:
+    def _atom_words(self, batch: list[Place]) -> dict[int, int]:
         """Atoms do not match, but for the packets that are made for their own rules."""
-        starts: dict[Place, list[int]] = {}
-        for number, place in enumerate(made_for):
-            starts.setdefault(place, []).append(number)
         words = {literal: 0 for literal in self.atoms}
-        texts: dict[str, list[int]] = {}
-        for literal, (atom, _) in self.atoms.items():
-            texts.setdefault(atom.text, []).append(literal)
-        for known in self.ruleset.chains:
-            for index, meaning in enumerate(known.meanings):
-                for atom in meaning.atoms:
-                    if atom.negated:
-                        continue
-                    word = 0
-                    for number in starts.get((known.key, index), ()):
-                        word |= 1 << number
-                    for literal in texts.get(atom.text, ()):
-                        words[literal] |= word
+        if not words:
+            return words
+        chains = self.ruleset.by_key()
+        for number, (key, index) in enumerate(batch):
+            for atom in chains[key].meanings[index].atoms:
+                if not atom.negated:
+                    for literal in self._texts[atom.text]:
+                        words[literal] |= 1 << number
         return words
 
 

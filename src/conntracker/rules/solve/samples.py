@@ -7,18 +7,18 @@ between. All are worked out at once (Circuit.simulate); what they cannot show is
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from conntracker.rules.fields import FIELDS, NAMES, width_of
-from conntracker.rules.intervals import Intervals, intersect, normal, single
+from conntracker.rules.intervals import Intervals, intersect, normal
 from conntracker.rules.ruleset import ChainKey, Meaning, Ruleset, namespace_of
 from conntracker.rules.solve.domain import Domain
 from conntracker.rules.solve.encode import Place
 from conntracker.rules.terms import AnyOf, Branches, In, Named, Part, Verdict
 
-__all__ = ["Wishes", "paths_to", "sample_words", "wishes_of"]
+__all__ = ["Samples", "Wishes", "paths_to", "wishes_of"]
 
 # By field, the values that a packet should have; interfaces as numbers.
 Wishes = dict[str, Intervals]
@@ -26,6 +26,8 @@ Wishes = dict[str, Intervals]
 _WAYS = {"prerouting": ("input", "forward"), "input": ("input",), "forward": ("forward",), "output": ("output",),
          "postrouting": ("forward", "output")}  # fmt: skip
 _MOST_PATHS = 3
+_ANY_NAME: Intervals = ((1, 1 << 16),)
+_USUAL = {"ct_state": 3, "ttl": 64, "length": 60, "saddr_type": 1, "reverse_path": 1}
 
 
 def wishes_of(parts: tuple[Part, ...], domain: Domain, chance: random.Random, target: str | None = None) -> Wishes:
@@ -91,70 +93,67 @@ class _Columns:
 
     def add(self, wishes: Mapping[str, Intervals], way: str) -> None:
         """A packet: what is wished, else what is usual."""
-        chance, version = self.chance, self.domain.version
-        usual = self._usual(way)
+        chance = self.chance
         for name, column in self.values.items():
             values = wishes.get(name)
             if name in NAMES:
                 none = (name == "iif" and way == "output") or (name == "oif" and way == "input")
-                values = single(0) if none else intersect(values or ((1, 1 << 16),), ((1, 1 << 16),))
-            elif not values and name == "tcp_flags":
-                values = single(chance.choice((2, 2, 16, 18, 1, 4, 0, 63)))
-            column.append(_pick(values, chance) if values else usual[name])
+                column.append(0 if none else _pick(intersect(values or _ANY_NAME, _ANY_NAME) or _ANY_NAME, chance))
+            else:
+                column.append(_pick(values, chance) if values else self._usual(name, way))
         columns = self.values
-        if version == 6 and not wishes.get("nexthdr"):
+        if self.domain.version == 6 and not wishes.get("nexthdr"):
             columns["nexthdr"][-1] = columns["protocol"][-1]
         self.ways.append(way)
 
-    def _usual(self, way: str) -> dict[str, int]:
-        chance = self.chance
-        address = 0x0B000000 + chance.getrandbits(24) if self.domain.version == 4 else (0x2A00 << 112) + chance.getrandbits(64)
-        other = 0x0C000000 + chance.getrandbits(24) if self.domain.version == 4 else (0x2A01 << 112) + chance.getrandbits(64)
-        known = {
-            "saddr": address, "daddr": other, "protocol": chance.choice((6, 17, 6, 1 if self.domain.version == 4 else 58, 99)),
-            "sport": chance.randrange(1024, 65536), "dport": chance.randrange(1, 65536), "ct_state": 3, "ttl": 64,
-            "length": 60, "saddr_type": 1, "daddr_type": 2 if way == "input" else 1, "reverse_path": 1,
-            "icmp_type": chance.randrange(256), "iif": 1 + chance.randrange(8), "oif": 1 + chance.randrange(8),
-        }  # fmt: skip
-        return {name: known.get(name, 0) for name in self.values}
+    def _usual(self, name: str, way: str) -> int:
+        bits = self.chance.getrandbits
+        if name in {"saddr", "daddr"}:
+            if self.domain.version == 4:
+                return (0x0B000000 if name == "saddr" else 0x0C000000) + bits(24)
+            return ((0x2A00 if name == "saddr" else 0x2A01) << 112) + bits(64)
+        if name == "protocol":
+            return (6, 17, 6, 1 if self.domain.version == 4 else 58, 99)[bits(8) % 5]
+        if name in {"sport", "dport"}:
+            return 1024 + bits(15)
+        if name == "daddr_type":
+            return 2 if way == "input" else 1
+        if name == "tcp_flags":
+            return (2, 16, 18, 4)[bits(2)]
+        return bits(7) if name == "icmp_type" else _USUAL.get(name, 0)
 
 
 def _pick(values: Intervals, chance: random.Random) -> int:
-    low, high = values[chance.randrange(len(values))]
-    which = chance.randrange(4)
-    return low if which == 0 else high if which == 1 else chance.randint(low, high)
+    low, high = values[0] if len(values) == 1 else chance.choice(values)
+    if low == high:
+        return low
+    which = chance.getrandbits(2)
+    return low if which == 0 else high if which == 1 else low + chance.getrandbits(128) % (high - low + 1)
 
 
-def sample_words(
-    ruleset: Ruleset, domain: Domain, atoms: Callable[[list[Place]], dict[int, int]], each: int, seed: int = 0
-) -> tuple[dict[int, int], int, list[Place]]:
-    """Input words for Circuit.simulate, with a mask of all packets, and the rule that each packet was made for.
+class Samples:
+    """Draws packets for the rules of a ruleset, for one IP version."""
 
-    atoms  gives the words of atoms, told which rule each packet was made for
-    each   packets for each rule and way that leads to it
-    """
-    chance = random.Random(seed)  # noqa: S311 - packets, not secrets
-    columns, made_for = _Columns(domain, chance), []
-    family = {4: ("ip", "inet"), 6: ("ip6", "inet")}[domain.version]
-    paths, chains = paths_to(ruleset), ruleset.by_key()
-    hooks = _hooks_of(ruleset)
-    for key, ways in paths.items():
-        if key[1] not in family or key not in chains:
-            continue
-        routes = [way for hook in sorted(hooks.get(key, ())) for way in _WAYS.get(hook, ())]
-        if not routes:
-            continue
-        for index, meaning in enumerate(chains[key].meanings):
-            for path in ways:
-                for _ in range(each):
-                    wishes = wishes_of(meaning.parts, domain, chance)
-                    for parts, target in path:
-                        for field, values in wishes_of(parts, domain, chance, target).items():
-                            both = intersect(wishes[field], values) if field in wishes else values
-                            wishes[field] = both or values
-                    columns.add(wishes, chance.choice(routes))
-                    made_for.append((key, index))
-    return _words(columns, domain) | atoms(made_for), (1 << len(made_for)) - 1, made_for
+    def __init__(self, ruleset: Ruleset, domain: Domain, seed: int = 0) -> None:
+        self._chance = random.Random(seed)  # noqa: S311 - packets, not secrets
+        self._domain = domain
+        self._paths, self._chains = paths_to(ruleset), ruleset.by_key()
+        self._routes = {
+            key: [way for hook in sorted(hooks) for way in _WAYS.get(hook, ())]
+            for key, hooks in _hooks_of(ruleset).items()
+        }
+
+    def words(self, places: Sequence[Place]) -> dict[int, int]:
+        """Input words for Circuit.simulate, without those of atoms: bit n is of a packet made for places[n]."""
+        columns = _Columns(self._domain, self._chance)
+        for key, index in places:
+            wishes = wishes_of(self._chains[key].meanings[index].parts, self._domain, self._chance)
+            for parts, target in self._chance.choice(self._paths[key]):
+                for field, values in wishes_of(parts, self._domain, self._chance, target).items():
+                    both = intersect(wishes[field], values) if field in wishes else values
+                    wishes[field] = both or values
+            columns.add(wishes, self._chance.choice(self._routes[key]))
+        return _words(columns, self._domain)
 
 
 def _hooks_of(ruleset: Ruleset) -> dict[ChainKey, set[str]]:
