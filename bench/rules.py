@@ -29,7 +29,7 @@ DUMP_RULES, FLAT_RULES, FLOWS = 5_500, 10_000, 1_000_000
 STEPS = ("parse", "dead", "equivalent", "decide")
 _SECONDS = {"parse": 2.0, "dead": 10.0, "equivalent": 10.0, "decide": 5.0}
 _MEMORY = {"dead": 250.0}  # MB
-_PATIENCE = 120.0  # seconds that one step may take before it counts as failed
+_PATIENCE = 90.0  # seconds that one step may take before it counts as failed
 
 
 def main() -> int:

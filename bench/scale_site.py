@@ -13,6 +13,7 @@ class _Site:
 
     def __init__(self, rules: int, chains: int, seed: int) -> None:
         self.rng = Random(seed)  # noqa: S311
+        self.far = [self.rng.randrange(0x0B00, 0x7F00) << 16 for _ in range(40)]
         self.vlans = list(range(10, 10 + max(1, (chains - 6) // 5)))
         self.hosts = {vlan: sorted(self.rng.sample(range(10, 2500), min(2400, rules))) for vlan in self.vlans}
         self.host_chains = [f"host_{i}" for i in range(chains - 6 - 3 * len(self.vlans))]
@@ -31,12 +32,9 @@ class _Site:
         number = self.hosts[vlan][min(int(self.rng.expovariate(1 / 80)), 2399, len(self.hosts[vlan]) - 1)]
         return f"10.{vlan}.{number >> 8}.{number & 255}/32"
 
-    def outside(self) -> str:
+    def outside(self, lengths: tuple[int, ...] = (16, 20, 24, 24, 28, 32, 32)) -> str:
         """A network or host far away."""
-        low = (
-            self.rng.choice((0xC6336400, 0xCB007100, 0xC6120000, 0x83900000)) + self.rng.getrandbits(12)
-        ) & 0xFFFFFFFF
-        return net_text(*prefix(low, self.rng.choice((16, 20, 24, 24, 28, 32, 32))))
+        return net_text(*prefix(self.rng.choice(self.far) + self.rng.getrandbits(16), self.rng.choice(lengths)))
 
     def vlan(self) -> int:
         return self.rng.choice(self.vlans)
@@ -151,7 +149,10 @@ class _Site:
         rest = rules - sum(map(len, self.lines.values()))
         self.mac(rest * 3 // 10)
         for _ in range(rest // 20):
-            self.add("blocked", f"-s {self.outside()} -j {self.rng.choice(('DROP', 'DROP', 'log_drop'))}")
+            self.add(
+                "blocked",
+                f"-s {self.outside((20, 24, 28, 32, 32, 32))} -j {self.rng.choice(('DROP', 'DROP', 'log_drop'))}",
+            )
         for _ in range(rest // 50):
             self.add("services", f"-s {self.host(self.vlan())} {self.service()} -j ACCEPT")
         for chain in self.host_chains:

@@ -181,6 +181,7 @@ def _capture(args: Namespace, output: Output, notice: Callable[[str], None], rea
         recording = _recording(args, flows)
         if recording is not None:
             stack.callback(_close, recording, notice)
+            _keep_rules(flows, recording, notice, stack)
         keeper = stack.enter_context(
             Keeper(recording, int(args.flush * 1e6), args.max_flows, notice, flows.entries(), args.everything)
         )  # fmt: skip
@@ -252,6 +253,18 @@ def _recording(args: Namespace, flows: Capture) -> RecordingWriter | None:
 
     accounting, timestamps = flows.sysctls()
     return RecordingWriter(args.write, netns=args.netns, accounting=accounting, timestamps=timestamps)
+
+
+def _keep_rules(
+    flows: Capture, recording: RecordingWriter, notice: Callable[[str], None], stack: contextlib.ExitStack
+) -> None:
+    """Puts the rules in force into the recording, as soon as they are read."""
+    from conntracker.sources.situation import Reading
+
+    try:
+        stack.callback(Reading(flows.namespace, recording.keep_rules, notice).close)
+    except OSError as error:
+        notice(f"the recording is without the rules in force: {error.strerror or error}")
 
 
 def _loop(

@@ -10,7 +10,9 @@ from typing import Any
 from conntracker.model import Loss
 from conntracker.recording.schema import FORMAT_VERSION
 
-__all__ = ["Meta", "MetaError", "Rulesets", "from_text", "parse_time", "time_text", "to_text"]
+__all__ = ["RULES", "Meta", "MetaError", "Rulesets", "from_text", "parse_time", "time_text", "to_text"]
+
+RULES = "rules.json"  # the rules in force at the start, and their host: see rules.stored
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

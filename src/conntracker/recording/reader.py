@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from conntracker.recording import join
 from conntracker.recording.arrow import concatenate, read_stream
 from conntracker.recording.database import Database, translated
-from conntracker.recording.meta import MetaError, from_text
+from conntracker.recording.meta import RULES, MetaError, from_text
 from conntracker.recording.schema import FLOWS, MACROS
 from conntracker.recording.segments import find_segments, is_segment
 from conntracker.recording.traces import PATHS, TRACES
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from conntracker.model import Loss
     from conntracker.recording.arrow import Columns
     from conntracker.recording.meta import Meta
+    from conntracker.rules.stored import Situation
 
 __all__ = ["Flows", "NotARecording", "Recording", "open_recording"]
 
@@ -90,6 +91,23 @@ class Recording:
     def columns(self) -> tuple[str, ...]:
         """The names of the columns of the view `flows`; those of owners only if there may be any."""
         return VIEW_NAMES if self.owned else tuple(name for name in VIEW_NAMES if name not in OWNER_NAMES)
+
+    def situation(self) -> Situation | None:
+        """The rules that were in force at the start, and their host; None if no part has them.
+
+        Of several parts, the first that has some. What is damaged is added to `.damaged`.
+        """
+        for part in self.parts:
+            file = os.path.join(part.path, RULES)
+            try:
+                from conntracker.rules.stored import from_text as from_stored
+
+                return from_stored(Path(file).read_text(encoding="utf-8", errors="surrogateescape"))
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                self.damaged.append((file, str(error)))
+        return None
 
     @property
     def losses(self) -> tuple[Loss, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from conntracker import __version__
 from conntracker.recording.database import Database, translated
 from conntracker.recording.directory import Directory
-from conntracker.recording.meta import Meta, Rulesets, to_text
+from conntracker.recording.meta import RULES, Meta, Rulesets, to_text
 from conntracker.recording.owned import ENDS, known_owners, with_owners
 from conntracker.recording.schema import FLOWS, RAW_COLUMNS, Segments
 from conntracker.recording.traces import PATHS, TRACES, path_lists, trace_columns
@@ -136,6 +136,13 @@ class RecordingWriter:
         for name, text in texts.items():
             self._directory.write_text(names[name], text)
         self.update_meta(rulesets=(*self.meta.rulesets, Rulesets(time, tuple(names.values()))))
+
+    def keep_rules(self, text: str) -> None:
+        """Keeps the rules in force at the start, and the host they are on (rules.stored). Raises OSError.
+
+        May be called from another thread, once.
+        """
+        self._directory.write_text(RULES, text)
 
     def update_meta(self, **changes: Any) -> None:
         """Replaces fields of Meta, on disk too. On OSError they are kept, and written with the next change."""

@@ -330,8 +330,8 @@ class Crowd:
         """Each state once."""
         key = states.rows
         for column in (states.past, number, states.best, states.back):
-            column = np.unique(column, return_inverse=True)[1]
-            key = np.unique(key * (int(column.max(initial=0)) + 1) + column, return_inverse=True)[1]
+            values, number_of = np.unique(column, return_inverse=True)
+            key = np.unique(key * (len(values) + 1) + number_of, return_inverse=True)[1]
         _, first = np.unique(key, return_index=True)
         return states.at(first), number[first]
 

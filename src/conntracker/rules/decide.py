@@ -67,16 +67,18 @@ class Decider:
 
         A plain array is a column of which all is known; of interfaces, it is one of names.
         """
-        given = {name: one if isinstance(one, Column) else Column(one) for name, one in columns.items()}
-        if "family" not in given:
+        all_given = {name: one if isinstance(one, Column) else Column(one) for name, one in columns.items()}
+        if "family" not in all_given:
             raise ValueError("packets have a family: 4 or 6")
-        family = given["family"].values
+        family = all_given["family"].values
         out = _Answers(len(family))
         for low in range(0, len(family), _READ):
             chunk = family[low : low + _READ]
             for version in (4, 6):
                 chosen = np.flatnonzero(chunk == version) + low
                 if len(chosen):
+                    used = self._ready(version).fields()
+                    given = {name: one for name, one in all_given.items() if name in used}
                     part = given if len(chosen) == len(family) else _rows_of(given, chosen)
                     rows = Rows(part, len(chosen), version, self._host, self._way)
                     self._decide(rows, chosen, out)

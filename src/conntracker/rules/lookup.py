@@ -260,16 +260,18 @@ class Index:
         for block in range(begin, -(-self.size // width)):
             if not len(left):
                 break
-            found = self._in_block(block, numbers, start)
-            hit = found >= 0
-            if hit.any():
-                out[left[hit]] = found[hit] + block * width
-                keep = np.flatnonzero(~hit)
+            hit, found = self._in_block(block, numbers, start)
+            if len(hit):
+                out[left[hit]] = found + block * width
+                keep = np.ones(len(left), np.bool_)
+                keep[hit] = False
                 left, start = left[keep], start[keep]
                 numbers = [one[keep] for one in numbers]
         return out
 
-    def _in_block(self, number: int, numbers: list[NDArray[np.int32]], start: NDArray[np.int32]) -> NDArray[np.int32]:
+    def _in_block(
+        self, number: int, numbers: list[NDArray[np.int32]], start: NDArray[np.int32]
+    ) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
         first = number * self._words * 64
         bits: NDArray[np.uint64] | None = None
         for group, row, table in self._block(number):
@@ -342,12 +344,15 @@ def _from(start: NDArray[np.int32], words: int) -> NDArray[np.uint64]:
     return np.where(shift < 64, _FULL << np.minimum(shift, 63).astype(np.uint64), np.uint64(0))
 
 
-def _lowest(bits: NDArray[np.uint64]) -> NDArray[np.int32]:
-    """The number of the lowest bit, or -1."""
-    out = np.full(len(bits), -1, np.int32)
-    for number in range(bits.shape[1] - 1, -1, -1):
-        word = bits[:, number]
-        lowest = word & (~word + np.uint64(1))
-        place = np.frexp(lowest.astype(np.float64))[1].astype(np.int32) - 1
-        out = np.where(word != 0, place + number * 64, out)
-    return out
+def _lowest(bits: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+    """(rows that have a bit set, the number of the lowest one in each of them)."""
+    words = bits.shape[1]
+    flat = np.flatnonzero(bits.ravel() != 0)
+    rows = flat // words
+    first = np.ones(len(rows), np.bool_)
+    np.not_equal(rows[1:], rows[:-1], out=first[1:])
+    flat, rows = flat[first], rows[first]
+    word = bits.ravel()[flat]
+    lowest = word & (~word + np.uint64(1))
+    place = np.frexp(lowest.astype(np.float64))[1] - 1
+    return rows, (place + (flat - rows * words) * 64).astype(np.int32)

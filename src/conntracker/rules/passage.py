@@ -66,7 +66,7 @@ def _device(known: KnownChain) -> Named:
 
 @dataclass(slots=True)
 class Ends:
-    """Where states ended: rows, verdicts (index into ENDS), and what decided: (1 for a rule, number), -1 for nothing."""
+    """Where states ended: rows, verdicts (indices into ENDS), what decided: 1 for a rule; its number, -1 for nothing."""
 
     rows: list[Numbers] = field(default_factory=list)
     verdicts: list[Numbers] = field(default_factory=list)
@@ -268,8 +268,9 @@ class Passage:
             return self.crowd.ask_boxes(op, states)
         if isinstance(op, Atom):
             return self.crowd.ask_atom(op, states)
-        assert isinstance(op, In | Named)
-        return self.crowd.ask(op, states)
+        if isinstance(op, In | Named):
+            return self.crowd.ask(op, states)
+        raise TypeError(f"no question: {op}")
 
     def _cases(
         self, program: Program, number: int, op: Cases, states: States, left: list[States], passed: list[States]

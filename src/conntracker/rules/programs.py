@@ -98,6 +98,12 @@ class Programs:
         self.space.freeze()
         self._often = self._visited_often()
 
+    def fields(self) -> set[str]:
+        """Of packets, those that matter."""
+        names = {name for name, _ in self.space.axes} | self.exact | {"first"}
+        sources = {"saddr_type": "saddr", "daddr_type": "daddr", "oif": "daddr", "nexthdr": "protocol"}
+        return names | {source for name, source in sources.items() if name in names}
+
     def number(self, known: KnownChain) -> int:
         """The chain's index in `chains` and `programs`."""
         return self._numbers[known.key]

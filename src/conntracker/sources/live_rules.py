@@ -21,7 +21,13 @@ from conntracker.rules.nft_listing import listed_chains
 from conntracker.rules.ruleset import KnownChain, Meaning, NamedSet, Ruleset
 from conntracker.rules.snapshot import Snapshot, Texts
 from conntracker.rules.terms import Atom
-from conntracker.sources.nftables import NFT_CTX_OUTPUT_HANDLE, NFT_CTX_OUTPUT_JSON, LibraryMissing, Nftables, NftablesError
+from conntracker.sources.nftables import (
+    NFT_CTX_OUTPUT_HANDLE,
+    NFT_CTX_OUTPUT_JSON,
+    LibraryMissing,
+    Nftables,
+    NftablesError,
+)
 from conntracker.sources.rulesets import generation, legacy_save, read_texts
 from conntracker.sources.translate import translate
 
@@ -124,6 +130,7 @@ def _translated(nft: Nftables, family: str, table: str, notes: list[str]) -> Rul
 
 def _without_owner(text: str) -> str:
     """The listing as anybody can load it: a process of its own does, and is gone before it is read."""
+
     def kept(found: re.Match[str]) -> str:
         flags = ",".join(flag for flag in found[1].split(",") if flag not in {"owner", "persist"})
         return f"\tflags {flags}\n" if flags else ""

@@ -35,6 +35,7 @@ _DEVICES = re.compile(r"\bdevices?\s*=?\s*(\{[^}]*\}|\"[^\"]+\"|\$?[\w.@-]+)")
 _VARIABLE = re.compile(r"\$(\w+)")
 _DEFINED = re.compile(r"^\s*define\s+(\w+)\s*=\s*(\{[^}]*\}|\S+)", re.MULTILINE)
 _NAME = re.compile(r"[\w.@-]{1,15}")
+_NAMELESS = re.compile(r"\b(?:jump|goto) \{$", re.MULTILINE)
 _ERROR = re.compile(r"^(?P<file>[^:\n]*):(?P<line>\d+):(?P<column>\d+)-\d+: Error: (?P<what>.*)$", re.MULTILINE)
 _SCRIPT = "from conntracker.sources.translate import _serve; _serve()"
 
@@ -100,23 +101,29 @@ def _answer(text: str, directory: str) -> dict[str, Any]:
         made = {"lo"}
         for one in _devices(text):
             _make(one, made)
-        with Nftables() as nft:
-            while True:
-                try:
-                    nft.run(f'include "{path}"')
-                    break
-                except NftablesError as error:
-                    if not any([_make(one, made) for one in _missing(error.text)]):
-                        return {"refused": error.text, "what": error.strerror, "path": path}
-            return _listed(nft)
+        while (refused := _load(path)) is not None:
+            if not any([_make(one, made) for one in _missing(refused.text)]):
+                return {"refused": refused.text, "what": refused.strerror, "path": path}
+    return _listed()
 
 
-def _listed(nft: Nftables) -> dict[str, Any]:
-    listing = nft.run("list ruleset", NFT_CTX_OUTPUT_HANDLE)
-    if re.search(r"\b(?:jump|goto) \{", listing) and (named := with_names(nft.run("list ruleset"))):
-        nft.run(f"flush ruleset\n{named}")
+def _load(path: str) -> NftablesError | None:
+    """Load the file, or say why not. In a context of its own: definitions stay in one, and cannot be made twice."""
+    with Nftables() as nft:
+        try:
+            nft.run(f'include "{path}"')
+        except NftablesError as error:
+            return error
+    return None
+
+
+def _listed() -> dict[str, Any]:
+    with Nftables() as nft:
         listing = nft.run("list ruleset", NFT_CTX_OUTPUT_HANDLE)
-    return {"json": nft.run("list ruleset", NFT_CTX_OUTPUT_HANDLE | NFT_CTX_OUTPUT_JSON), "listing": listing}
+        if _NAMELESS.search(listing):
+            nft.run(f"flush ruleset\n{with_names(nft.run('list ruleset'))}")
+            listing = nft.run("list ruleset", NFT_CTX_OUTPUT_HANDLE)
+        return {"json": nft.run("list ruleset", NFT_CTX_OUTPUT_HANDLE | NFT_CTX_OUTPUT_JSON), "listing": listing}
 
 
 def _enter_namespace() -> None:
@@ -165,4 +172,3 @@ def _make(name: str, made: set[str]) -> bool:
         if code in {0, -errno.EEXIST}:
             return True
     return False
-

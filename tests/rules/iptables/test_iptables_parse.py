@@ -185,14 +185,15 @@ def test_what_firewall_tools_make(path: Path) -> None:
         )  # fmt: skip
 
 
-PIECES = st.sampled_from(
-    "*filter *nat :INPUT :user ACCEPT - [1:2] [0:0] COMMIT # -A -I -N -P -F INPUT user ! -s -d -i -o -p -f -m -j -g -c "
-    "tcp udp icmp multiport state conntrack owner addrtype iprange limit set comment recent foo ttl length rpfilter mark "
-    "--dport --sport --dports --syn --tcp-flags --icmp-type --state --ctstate --uid-owner --dst-type --src-range --limit "
-    "--match-set --comment --ttl-lt --length --mark --invert --to-destination --set-mark --log-prefix --reject-with SYN "
-    'ACCEPT DROP LOG DNAT MARK CT REJECT NEW,DNAT LOCAL 1 0x1/3 1:2 a,b 1.2.3.4 1.2.3.4/8 ::1 1.1.1.1-2.2.2.2:80 " \\ '
-    '\n \n \n \r " 999999999999 1,2 :: 08 ² ١ \x85'.split(" ")
-)
+PIECES = st.sampled_from([
+    *"*filter *nat :INPUT :user ACCEPT - [1:2] [0:0] COMMIT # -A -I -N -P -F INPUT user ! -s -d -i -o -p -f -m -j -g".split(),
+    *"-c tcp udp icmp multiport state conntrack owner addrtype iprange limit set comment recent foo ttl length".split(),
+    *"rpfilter mark --dport --sport --dports --syn --tcp-flags --icmp-type --state --ctstate --uid-owner".split(),
+    *"--dst-type --src-range --limit --match-set --comment --ttl-lt --length --mark --invert --log-prefix".split(),
+    *"--to-destination --set-mark --reject-with SYN ACCEPT DROP LOG DNAT MARK CT REJECT NEW,DNAT LOCAL 1 0x1/3".split(),
+    *"1:2 a,b 1.2.3.4 1.2.3.4/8 ::1 1.1.1.1-2.2.2.2:80 999999999999 1,2 :: 08 ² \u0661".split(),
+    '"', '"', "\\", "\n", "\n", "\r", "\x85",
+])  # fmt: skip
 
 
 @given(st.one_of(st.text(), st.lists(PIECES, max_size=40).map(" ".join)), st.sampled_from([None, "ip", "ip6"]))

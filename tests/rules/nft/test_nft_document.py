@@ -189,7 +189,11 @@ LEFTS = st.sampled_from([statement["match"]["left"] for case, _ in CASES for sta
 MATCHES = st.builds(match, LEFTS | VALUES, VALUES, WORDS)
 
 
-@given(st.lists(st.lists(VALUES | MATCHES | st.dictionaries(WORDS, VALUES, min_size=1, max_size=1), max_size=4), max_size=3))
+@given(
+    st.lists(
+        st.lists(VALUES | MATCHES | st.dictionaries(WORDS, VALUES, min_size=1, max_size=1), max_size=4), max_size=3
+    )
+)
 def test_any_rule_gives_a_meaning(rules: list[list[Any]]) -> None:
     """Whatever stands in a rule's statements, it becomes parts that can be written and read back."""
     found = parse_json(document(*rules, extra=named([], ["10.0.0.1"])))
@@ -200,7 +204,12 @@ def test_any_rule_gives_a_meaning(rules: list[list[Any]]) -> None:
 @given(VALUES, st.text(max_size=30))
 def test_any_document_is_read_or_refused(value: Any, text: str) -> None:
     """No other error than RuleSyntaxError comes out."""
-    for candidate in (text, json.dumps(value), json.dumps({"nftables": value}), json.dumps({"nftables": [{"set": value}]})):
+    for candidate in (
+        text,
+        json.dumps(value),
+        json.dumps({"nftables": value}),
+        json.dumps({"nftables": [{"set": value}]}),
+    ):
         try:
             parse_json(candidate)
         except RuleSyntaxError:

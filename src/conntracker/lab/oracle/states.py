@@ -131,19 +131,21 @@ def _alone(packet: Wanted) -> str:
     """The state without a flow: new, invalid, impossible (invalid with one, too), error (of ICMP) or untracked."""
     protocol = packet.protocol
     if protocol == TCP:
-        flags = packet.tcp_flags & 0x37
-        if flags not in _POSSIBLE:
-            return "impossible"
-        return "new" if flags & 7 in (0, 2) and flags & 18 != 18 else "invalid"
+        return _tcp_alone(packet.tcp_flags & 0x37)
     if (packet.family, protocol) not in ((4, ICMP), (6, ICMPV6)):
         return "new"
     if protocol == ICMPV6 and packet.icmp_type in _UNTRACKED:
         return "untracked"
     if not is_request(packet):
         return "error"
-    if protocol == ICMP and packet.icmp_type > 18:
-        return "impossible"
     return "new" if packet.icmp_type in _BEGINNERS[protocol] else "invalid"
+
+
+def _tcp_alone(flags: int) -> str:
+    """SYN alone begins a connection, and ACK alone is taken for one that began before (tcp_new)."""
+    if flags not in _POSSIBLE:
+        return "impossible"
+    return "new" if flags & 7 in (0, 2) and flags & 18 != 18 else "invalid"
 
 
 def _invalid(packet: Wanted, flow: Flow | None, alone: str) -> Preparation:

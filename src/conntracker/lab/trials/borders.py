@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from conntracker.lab.trials.aim import Aim
-from conntracker.lab.trials.space import Space, settled
+from conntracker.lab.trials.space import Space
 from conntracker.lab.trials.variants import variants
 from conntracker.rules.order import WAYS
 from conntracker.rules.packets import Packet
@@ -61,7 +61,7 @@ def choose(
         chooser = _Chooser(ruleset, space, version, draw, sendable, choice, limit)
         for packet in witnesses:
             if packet.get("family") == version:
-                chooser.keep(settled(chooser.sent(packet)))
+                chooser.keep(space.settled(chooser.sent(packet)))
         chooser.choose()
         found |= chooser.matched
     choice.without = [rule for known in ruleset.chains for rule in known.chain.rules if id(rule) not in found]
@@ -88,7 +88,8 @@ class _Chooser:
         limit: int,
     ) -> None:
         self.ruleset, self.space, self.draw = ruleset, space, draw
-        self.version, self.sendable, self.choice, self.limit = version, sendable, choice, limit
+        self.version, self.choice, self.limit = version, choice, limit
+        self.sendable: Callable[[Packet], bool] = lambda packet: space.plain(packet) and sendable(packet)
         self.aim = Aim(ruleset, space, version, draw)
         self.course, self.host = Course(ruleset, version), space.host
         self.matched: set[int] = set()  # id of rules
@@ -114,7 +115,7 @@ class _Chooser:
         for _ in range(8 * max(0, self.limit - len(self.choice.packets))):
             if self.full():
                 return
-            self.keep(settled(self.aim.background(self.draw.choice(("input", "forward", "output")))))
+            self.keep(self.space.settled(self.aim.background(self.draw.choice(("input", "forward", "output")))))
 
     def full(self) -> bool:
         """Whether there are enough."""
@@ -162,7 +163,7 @@ class _Chooser:
         for one in (*path, meaning, *more):
             if not self.aim.toward(packet, one.parts):
                 return None
-        packet = settled(packet)
+        packet = self.space.settled(packet)
         return packet if self.sendable(packet) else None
 
     def _approach(self, key: ChainKey) -> tuple[KnownChain, list[Meaning]] | None:
@@ -197,7 +198,7 @@ class _Chooser:
         for part in meaning.parts:
             if isinstance(part, In | Named | AnyOf | Branches):
                 for variant in variants(self.aim, packet, part):
-                    made = settled(variant)
+                    made = self.space.settled(variant)
                     if self.sendable(made) and self._observable(made, rule, meaning, part):
                         self.keep(made)
 
@@ -227,7 +228,7 @@ class _Chooser:
         for other in self.draw.sample(later, min(_PAIRS, len(later))):
             both = dict(packet)
             if self.aim.toward(both, other.parts) and self.aim.toward(both, meaning.parts):
-                made = settled(both)
+                made = self.space.settled(both)
                 if self.sendable(made) and self._matches(made, rule):
                     self.keep(made)
 

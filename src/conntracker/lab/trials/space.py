@@ -10,7 +10,7 @@ from conntracker.rules.fields import CT_STATES, ROUTE_TYPES
 from conntracker.rules.host import Host
 from conntracker.rules.packets import Packet
 
-__all__ = ["FOREIGN", "SHORTEST", "Space", "settled"]
+__all__ = ["FOREIGN", "SHORTEST", "Space"]
 
 _ICMP, _TCP, _ICMPV6 = 1, 6, 58
 _PORTED = frozenset((6, 17, 33, 132, 136))
@@ -26,6 +26,8 @@ _BROADCAST = {4: 0xFFFFFFFF}
 # Bytes of the IP packet that each protocol needs behind IPv4's header.
 SHORTEST = {1: 8, 58: 8, 6: 20, 17: 8, 33: 16, 132: 32, 136: 8}
 _LENGTH = 120
+# What is sent to these comes to the host itself, too (ip_mc_output, net/ipv4/ip_output.c).
+_COPIED = frozenset(("multicast", "broadcast"))
 # Flags of TCP with which a flow may begin (nf_conntrack_proto_tcp.c).
 _BEGINNINGS = frozenset(
     base | more for base in (2, 34, 16, 48) for more in (0, 8, 64, 128, 72, 136, 192, 200)
@@ -77,13 +79,32 @@ class Space:
         }  # fmt: skip
         return packet
 
+    def settled(self, packet: Packet) -> Packet:
+        """The packet without what it cannot have, and with what goes with the rest: as it can be sent, or nearly."""
+        made = _with_state(_with_headers(dict(packet)))
+        if made["way"] == "output":
+            made["mac"] = made["reverse_path"] = None
+            made["packet_type"] = 0
+            return made
+        made["mark"] = 0
+        if self.kind_of(made, "saddr") != "unicast":
+            made["reverse_path"] = 0  # no route leads there: nft_fib4_eval, rpfilter_lookup_reverse
+        return made
 
-def settled(packet: Packet) -> Packet:
-    """The packet without what it cannot have, and with what goes with the rest: as it can be sent, or nearly."""
-    made = dict(packet)
-    protocol, state = made["protocol"], CT_STATES[int(made["ct_state"] or 0)]
-    if state == "new" and protocol == _TCP and made["tcp_flags"] not in _BEGINNINGS:
-        state, made["ct_state"] = "invalid", CT_STATES.index("invalid")
+    def kind_of(self, packet: Packet, field: str) -> str:
+        """What an address of the packet is to the host: one of ROUTE_TYPES."""
+        return ROUTE_TYPES[self.host.address_type(4 if packet["family"] == 4 else 6, int(packet[field] or 0))]
+
+    def plain(self, packet: Packet) -> bool:
+        """Whether only the rules decide where it goes: neither copies for the host itself, nor flows with themselves."""
+        if packet["way"] == "output" and (not packet["daddr"] or self.kind_of(packet, "daddr") in _COPIED):
+            return False
+        return packet["saddr"] != packet["daddr"] and bool(packet["saddr"])
+
+
+def _with_headers(made: Packet) -> Packet:
+    """Only what its protocol has."""
+    protocol = made["protocol"]
     made["nexthdr"] = None if made["family"] == 4 else made.get("nexthdr") if _extended(made) else protocol
     if made["fragment"]:
         made["sport"] = made["dport"] = made["icmp_type"] = made["icmp_code"] = made["tcp_flags"] = None
@@ -94,21 +115,24 @@ def settled(packet: Packet) -> Packet:
         made["icmp_type"] = made["icmp_code"] = None
     if protocol != _TCP:
         made["tcp_flags"] = None
+    return made
+
+
+def _with_state(made: Packet) -> Packet:
+    """Only what flows in its state have."""
+    state = CT_STATES[int(made["ct_state"] or 0)]
+    if state == "new" and made["protocol"] == _TCP and made["tcp_flags"] not in _BEGINNINGS:
+        state, made["ct_state"] = "invalid", CT_STATES.index("invalid")
     if state in {"invalid", "untracked"}:
         made["ct_status"] = made["ct_direction"] = made["ct_mark"] = None
     elif state == "new":
         made["ct_status"] = made["ct_direction"] = made["ct_mark"] = 0
     elif state == "related":
-        made["ct_direction"] = 0
+        made["ct_direction"], made["ct_mark"] = 0, made["ct_mark"] or 0
         made["ct_status"] = EXPECTED | CONFIRMED | _DONE
     else:
+        made["ct_direction"], made["ct_mark"] = made["ct_direction"] or 0, made["ct_mark"] or 0
         made["ct_status"] = int(made["ct_status"] or 0) | CONFIRMED | (0 if made["ct_direction"] else SEEN_REPLY)
-    if made["way"] != "output":
-        made["mark"] = 0
-    else:
-        made["mac"] = None
-        made["packet_type"] = 0
-        made["reverse_path"] = None
     return made
 
 

@@ -23,7 +23,22 @@ OWN = "conntracker"  # the key of what is ours
 
 _WORDS = {
     one.__name__: one
-    for one in (AnyOf, Assign, Atom, Branches, Chain, Effect, In, KnownChain, Meaning, Named, NamedSet, Nat, Rule, Verdict)
+    for one in (
+        AnyOf,
+        Assign,
+        Atom,
+        Branches,
+        Chain,
+        Effect,
+        In,
+        KnownChain,
+        Meaning,
+        Named,
+        NamedSet,
+        Nat,
+        Rule,
+        Verdict,
+    )
 }
 
 
@@ -34,7 +49,9 @@ def format_json(ruleset: Ruleset) -> str:
         objects.append({one.kind: {"family": one.family, "table": one.table, "name": one.name, OWN: _plain(one)}})
     for known in ruleset.chains:
         chain = known.chain
-        objects.append({"chain": {"family": chain.family, "table": chain.table, "name": chain.name, OWN: _plain(known)}})
+        objects.append(
+            {"chain": {"family": chain.family, "table": chain.table, "name": chain.name, OWN: _plain(known)}}
+        )
     lines = ",\n".join(json.dumps(one) for one in objects)
     return f'{{"nftables": [\n{lines}\n], "{OWN}": {json.dumps(list(ruleset.notes))}}}\n'
 
@@ -97,4 +114,3 @@ def _chain(chain: Chain) -> str:
         )
     lines += [f"\t\t{rule.text}" for rule in chain.rules]
     return "\n".join([*lines, "\t}\n"])
-

@@ -152,7 +152,12 @@ def expression_text(expression: Any) -> str:
     try:
         if form in _BINARY:
             style = _style(inner[0])
-            return f" {form} ".join([expression_text(inner[0]), *(_value(part, style if form[0] != form[-1] or len(form) == 1 else "plain") for part in inner[1:])])
+            return f" {form} ".join(
+                [
+                    expression_text(inner[0]),
+                    *(_value(part, style if form[0] != form[-1] or len(form) == 1 else "plain") for part in inner[1:]),
+                ]
+            )
         return writer(inner) if writer is not None else _value(expression) if form in _VALUES else _any(form, inner)
     except (AttributeError, KeyError, TypeError, IndexError, ValueError):
         return _any(form, inner)
@@ -272,7 +277,10 @@ def _log(name: str, inner: Any) -> str:
 
 
 def _reject(name: str, inner: Any) -> str:
-    if not inner or inner in ({"type": "icmpx", "expr": "port-unreachable"}, {"type": "icmp", "expr": "port-unreachable"}):
+    if not inner or inner in (
+        {"type": "icmpx", "expr": "port-unreachable"},
+        {"type": "icmp", "expr": "port-unreachable"},
+    ):
         return name if not inner or inner["type"] == "icmpx" else f"{name} with icmp port-unreachable"
     return f"{name} with {inner['type']}" + (f" {inner['expr']}" if "expr" in inner else "")
 
@@ -432,6 +440,9 @@ def set_text(kind: str, inner: dict[str, Any]) -> str:
     parts += [f"size {inner['size']}"] if "size" in inner else []
     parts += [" ".join(statement_text(one) for one in inner.get("stmt") or [])] if inner.get("stmt") else []
     if inner.get("elem"):
-        style = ["name" if one in _QUOTED_TYPES else "mark" if one == "mark" else "plain" for one in (types if isinstance(types, list) else [types])]
+        style = [
+            "name" if one in _QUOTED_TYPES else "mark" if one == "mark" else "plain"
+            for one in (types if isinstance(types, list) else [types])
+        ]
         parts.append(f"elements = {_braces(inner['elem'], style if isinstance(types, list) else style[0])}")
     return f"{kind} {inner.get('name')} {{ {' '.join(f'{part};' for part in parts)} }}"

@@ -62,6 +62,4 @@ def known_set(inner: Mapping[str, Any], updated: bool, flags: tuple[str, ...]) -
     changing = updated or stateful or bool({"dynamic", "timeout"} & set(flags)) or "timeout" in inner
     listed = inner.get("elem", [])
     data = inner.get("map")
-    return KnownSet(
-        listed if isinstance(listed, list) else None, changing, data if isinstance(data, str) else None
-    )
+    return KnownSet(listed if isinstance(listed, list) else None, changing, data if isinstance(data, str) else None)

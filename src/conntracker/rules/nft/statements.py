@@ -68,6 +68,12 @@ class _Reader:
     atoms: int = 0
 
     def read(self, statement: Any) -> None:
+        try:
+            self.understand(statement)
+        except (ValueError, TypeError, AttributeError, LookupError, OverflowError):  # not as libnftables writes it
+            self.atom("statement", statement_text(statement), True)
+
+    def understand(self, statement: Any) -> None:
         if not isinstance(statement, dict) or len(statement) != 1:
             self.atom("statement", statement_text(statement), True)
             return
