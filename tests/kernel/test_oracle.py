@@ -214,7 +214,7 @@ def asked_for_states(way: str, family: int) -> Iterator[Fields]:
     """Packets of each protocol in each state and direction."""
     icmp = 1 if family == 4 else 58
     error = 3 if family == 4 else 1
-    for protocol in (6, 17, icmp, 132, 136, 47, 50):
+    for protocol in (6, 17, 1, 58, 132, 136, 33, 47, 50, 253):
         for state in range(len(CT_STATES)):
             for direction in (0, 1):
                 yield packet(way, protocol, family, ct_state=state, ct_direction=direction)

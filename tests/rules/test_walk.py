@@ -214,3 +214,13 @@ def test_addresses_have_types_where_the_host_is_known() -> None:
     unknown = walk(ruleset, packet(daddr=number("10.1.1.7")), "input")
     assert unknown.verdict == "undecided"
     assert ROUTE_TYPES[HOST.address_type(4, number("10.1.1.7"))] == "unicast"
+
+
+def test_a_packet_through_loopback_comes_in_again() -> None:
+    """What goes out by lo passes output, postrouting, prerouting and input, and its flow is known there."""
+    text = (
+        "*filter\n:INPUT DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n-A INPUT -i lo -p tcp -m conntrack --ctstate NEW -j ACCEPT\n"
+        "COMMIT\n*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n"
+    )
+    answer = walk(Ruleset.parse(text), packet(oif="lo"), "output")
+    assert said(answer) == ["OUTPUT policy accept", "PREROUTING policy accept", "INPUT 1 accept"]

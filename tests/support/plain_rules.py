@@ -16,7 +16,7 @@ _BARE = {*range(130, 137), 143}  # ICMPv6 that connection tracking leaves alone
 _ENDS = ("drop", "reject", "queue", "stolen")
 
 
-class _Question(Exception):  # noqa: N818
+class _Question(Exception):
     def __init__(self, key: Key, answers: list[int]) -> None:
         self.key, self.answers = key, answers
 
@@ -46,7 +46,8 @@ class _Walk:
         self.lost: dict[str, int] = {}
 
     def verdict(self) -> str:
-        for self.hook in WAYS[self.way]:
+        for hook in WAYS[self.way]:
+            self.hook = hook
             if self.hook in ("prerouting", "output"):
                 self.tracked = self.looped = self.hook == "prerouting" and self.packet["iif"] == "lo"
             for chain in base_chains(self.ruleset, self.version, self.hook):
@@ -59,7 +60,7 @@ class _Walk:
             self.tracked = True
         return "accept"
 
-    def value(self, field: str) -> int | str | None:
+    def value(self, field: str) -> int | str | None:  # noqa: PLR0911
         if field in ("iif", "oif"):
             none = {"iif": ("output",), "oif": ("ingress", "prerouting", "input")}[field]
             away = self.hook in none or (field == "iif" and self.way == "output")
@@ -114,7 +115,7 @@ class _Walk:
         return state == 3 or (state == 2 and self.value("protocol") not in (1, 58))
 
     def chain(self, known: KnownChain) -> str | None:
-        for rule, meaning in known.items():
+        for meaning in known.meanings:
             verdict = self.rule(meaning)
             if verdict is None or verdict.kind == "continue":
                 continue

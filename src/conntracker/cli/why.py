@@ -13,12 +13,14 @@ from conntracker.cli.rulefiles import add_rules_arguments, live_host, load
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterator
 
     from conntracker.rules.packets import Packet
+    from conntracker.rules.walk import Answer
 
 __all__ = ["add_arguments", "run"]
 
-UNDECIDED_CODE = 1
+UNDECIDED_CODE = NONE_FOUND = 1
 STATES = ("new", "established", "related", "invalid", "untracked")
 FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr")
 _ECHO = {4: 8, 6: 128}
@@ -49,33 +51,115 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="to this host, through it, from it; without: as its addresses and interfaces say",
     )  # fmt: skip
     add_rules_arguments(parser)
+    parser.add_argument(
+        "-r", "--read", metavar="DIR", action="append",
+        help="recorded flows instead, the first packet of each; --src, --dst, --proto, --sport, --dport choose them,"
+        " and without --rules the rules are those in force when the recording began",
+    )  # fmt: skip
+    parser.add_argument("--limit", metavar="N", type=int, help="with -r: at most N flows, the newest")
     parser.add_argument("--passed", action="store_true", help="also each rule passed over, and the match that failed")
     parser.add_argument("--json", action="store_true", help="an object a line")
 
 
 def run(args: Namespace) -> int:
-    """Prints the answer; 1 if it is undecided."""
-    from conntracker.formats.why import why_json, why_lines
+    """Prints the answer; 1 if it is undecided, or no recorded flow is what was asked for."""
     from conntracker.output import Output
+
+    with Output("-").open() as out:
+        code, lines = NONE_FOUND, _of_recording(args) if args.read else _of_packet(args)
+        for verdict, line in lines:
+            if verdict is not None:
+                code = UNDECIDED_CODE if verdict == "undecided" and not args.read else 0
+            out.write(line.encode("utf-8", "replace"))
+    if code == NONE_FOUND and args.read:
+        say("nothing in the recording is what was asked for: no flow, and no packet that was traced")
+    return code
+
+
+def _of_packet(args: Namespace) -> Iterator[tuple[str | None, str]]:
+    """(verdict, line) of the answer for the packet that the options describe."""
     from conntracker.rules.walk import walk
 
+    if args.limit is not None:
+        raise ValueError("--limit goes with -r only")
     packet, supposed = packet_of(args)
     ruleset = load(args.rules, args.netns)
     for note in ruleset.notes:
         say(note)
     host = None if args.rules else live_host(args.netns)
-    answer = walk(ruleset, packet, args.way or _way(args), host=host, passed=args.passed)
+    way = args.way or ("output" if args.iif is None else None)
+    answer = walk(ruleset, packet, way, host=host, passed=args.passed)
+    yield from _lines(args, packet, answer, supposed)
+
+
+def _of_recording(args: Namespace) -> Iterator[tuple[str | None, str]]:
+    """The same for each flow of a recording."""
+    from conntracker.answers.blame import blame
+    from conntracker.answers.why import packet_of as first_packet
+    from conntracker.answers.why import way_of
+    from conntracker.filters import Filter
+    from conntracker.recording.reader import open_recording
+    from conntracker.rules.walk import Course, walk
+
+    _check_with_recording(args)
+    wanted = Filter.parse(proto=args.proto, src=args.src, dst=args.dst, sport=args.sport, dport=args.dport)
+    with open_recording(args.read) as recording:
+        situation = recording.situation()
+        if args.rules:
+            ruleset = load(args.rules, args.netns)
+        elif situation is not None:
+            ruleset = situation.ruleset
+        else:
+            raise ValueError("the recording does not have the rules in force: say --rules FILE")
+        for note in ruleset.notes:
+            say(note)
+        host = None if situation is None else situation.host
+        courses = {version: Course(ruleset, version) for version in (4, 6)}
+        for number, one in enumerate(blame(recording, wanted, limit=args.limit)):
+            packet = first_packet(one)
+            way = args.way or way_of(one, packet, host)
+            answer = walk(courses[4 if packet["family"] == 4 else 6], packet, way, host=host, passed=args.passed)
+            if number and not args.json:
+                yield None, "\n"
+            yield from _lines(args, packet, answer, [])
+        for file, why in recording.damaged:
+            say(f"left out {file}: {why}")
+
+
+_OF_A_PACKET = (
+    "iif",
+    "oif",
+    "icmp_type",
+    "tcp_flags",
+    "state",
+    "direction",
+    "mark",
+    "ct_mark",
+    "mac",
+    "length",
+    "ttl",
+    "uid",
+)
+
+
+def _check_with_recording(args: Namespace) -> None:
+    for option in _OF_A_PACKET:
+        if getattr(args, option) is not None:
+            name = {"iif": "in", "oif": "out"}.get(option, option.replace("_", "-"))
+            raise ValueError(f"--{name} does not go with -r: packets are those of recorded flows")
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit: {args.limit} is less than 1")
+    if args.netns is not None:
+        raise ValueError("--netns does not go with -r")
+
+
+def _lines(args: Namespace, packet: Packet, answer: Answer, supposed: list[str]) -> Iterator[tuple[str | None, str]]:
+    from conntracker.formats.why import why_json, why_lines
+
     width = max(40, shutil.get_terminal_size().columns) if os.isatty(1) or "COLUMNS" in os.environ else 80
-    with Output("-").open() as out:
-        lines = [why_json(packet, answer, supposed)] if args.json else why_lines(packet, answer, width, supposed)
-        for line in lines:
-            out.write(line.encode("utf-8", "replace"))
-    return UNDECIDED_CODE if answer.verdict == "undecided" else 0
-
-
-def _way(args: Namespace) -> str | None:
-    """None where the packet's destination decides."""
-    return "output" if args.iif is None else None
+    lines = [why_json(packet, answer, supposed)] if args.json else why_lines(packet, answer, width, supposed)
+    for line in lines:
+        yield answer.verdict, line
 
 
 def packet_of(args: Namespace) -> tuple[Packet, list[str]]:

@@ -33,7 +33,7 @@ class Axis:
     def __init__(self, name: str, mask: int | None, width: int) -> None:
         self.name, self.mask, self.width = name, mask, width
         self._bounds: set[int] = {0}
-        self._patterns: set[str] = set()
+        self.patterns: set[str] = set()
         self._names: dict[str, int] = {}
         self._table: NDArray[np.int32] | None = None
         self._cuts: NDArray[np.uint64] | NDArray[np.bytes_] | None = None
@@ -43,7 +43,7 @@ class Axis:
     def add(self, test: Test) -> None:
         """Takes a test's borders."""
         if isinstance(test, Named):
-            self._patterns.update(test.patterns)
+            self.patterns.update(test.patterns)
         else:
             for low, high in test.values:
                 self._bounds.update((low, high + 1))
@@ -57,7 +57,7 @@ class Axis:
         """After the last test: the classes are what they are."""
         if self.name in NAMES:
             # Names that are said are classes of their own; others are what the longest pattern that fits says.
-            said = sorted(self._patterns, key=lambda one: (one.endswith("*"), -len(one), one))
+            said = sorted(self.patterns, key=lambda one: (one.endswith("*"), -len(one), one))
             self._names = {pattern: number for number, pattern in enumerate(said)}
             self.size = len(said) + 1
             return

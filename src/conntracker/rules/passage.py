@@ -66,7 +66,7 @@ def _device(known: KnownChain) -> Named:
 
 @dataclass(slots=True)
 class Ends:
-    """Where states ended: rows, verdicts (indices into ENDS), what decided: 1 for a rule; its number, -1 for nothing."""
+    """Where states ended: rows, verdicts (indices into ENDS), and what decided: 1 for a rule, and its number or -1."""
 
     rows: list[Numbers] = field(default_factory=list)
     verdicts: list[Numbers] = field(default_factory=list)

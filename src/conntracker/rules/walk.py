@@ -26,6 +26,7 @@ MOST_OUTCOMES = 512
 _ENDINGS = frozenset(("accept", "drop", "reject", "queue", "stolen"))
 _BEFORE_ROUTING = frozenset(("prerouting", "output"))
 _LOCAL_TYPES = frozenset(ROUTE_TYPES.index(name) for name in ("local", "broadcast", "anycast", "multicast"))
+_LOOPBACK = "lo"
 _MOST_DEEP = 64  # jumps; the kernels allow 16 (nft), iptables refuses loops
 
 
@@ -166,10 +167,9 @@ class _Run:
         for hook in hooks:
             if (ended := self._at(hook, out)) is not None:
                 return ended
-        if way is None:
-            for hook in self._routed(out):
-                if (ended := self._at(hook, out)) is not None:
-                    return ended
+        for hook in self._routed(out) if way is None else self._looped() if way == "output" else ():
+            if (ended := self._at(hook, out)) is not None:
+                return ended
         decided = deciding_accept(tuple(self._steps), self._weights)
         return self._outcome("accept", decided)
 
@@ -180,7 +180,7 @@ class _Run:
             self._state.put("oif", out)
             if out is UNKNOWN and (name := self._route_out()) is not None:
                 self._packet["oif"] = name
-        meets = hook in _BEFORE_ROUTING and not (hook == "prerouting" and self._packet.get("iif") == "lo")
+        meets = hook in _BEFORE_ROUTING and not (hook == "prerouting" and self._packet.get("iif") == _LOOPBACK)
         if meets:
             self._state.hide_conntrack()
         for known in self._course.hooks[hook]:
@@ -191,6 +191,8 @@ class _Run:
                 return self._outcome(verdict, len(self._steps) - 1)
         if meets:
             self._state.show_conntrack()
+        if hook != "ingress" and hook != "forward":
+            self._translated.add("dst" if hook in _BEFORE_ROUTING else "src")  # a packet that loops is asked no more
         return None
 
     def _routed(self, out: object) -> tuple[str, ...]:
@@ -201,6 +203,16 @@ class _Run:
         else:
             here = kind in _LOCAL_TYPES
         return WAYS["input"][2:] if here else WAYS["forward"][2:]
+
+    def _looped(self) -> tuple[str, ...]:
+        """The hooks that a packet passes when the loopback device brings it in again: its state and mark stay."""
+        if self._packet.get("oif") != _LOOPBACK:
+            return ()
+        self._state.put("iif", _LOOPBACK)
+        self._state.put("oif", "")
+        for field in ("skuid", "skgid", "packet_type"):
+            self._state.put(field, UNKNOWN)
+        return WAYS["input"][1:]
 
     def _route_out(self) -> str | None:
         address, host = self._packet.get("daddr"), self._state.host

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -79,7 +80,7 @@ def save(rules: list[tuple[tuple[int, int] | None, str, str]]) -> str:
 def test_every_match_and_target_is_here() -> None:
     """The rules of these tests use all matches and targets that are known."""
     words = [split(form) for form in forms(ASKING + DOING)]
-    used = {after for form in words for before, after in zip(form, form[1:], strict=False) if before in {"-m", "-j"}}
+    used = {after for form in words for before, after in pairwise(form) if before in {"-m", "-j"}}
     assert used >= MATCHES.keys() | TARGET_OPTIONS.keys()
 
 

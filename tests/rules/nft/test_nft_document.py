@@ -175,11 +175,12 @@ def test_a_place_of_broken_json_is_told() -> None:
     assert (raised.value.line, raised.value.column) == (2, 14)
 
 
-WORDS = st.sampled_from(
+WORD_LIST = (
     "match op left right == != in < payload protocol field tcp ip dport saddr flags meta key mark iifname ct state set "
     "concat prefix addr len range vmap map data jump target limit counter mangle value elem val dnat family port & | ^ "
-    ">> fib result syn new @s 10.0.0.1 * eth0 conntracker is In log reject th numgen jump{ {accept}".split()
+    ">> fib result syn new @s 10.0.0.1 * eth0 conntracker is In log reject th numgen jump{ {accept}"
 )
+WORDS = st.sampled_from(WORD_LIST.split())
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-1, 1 << 33) | WORDS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=3),

@@ -111,7 +111,7 @@ def _header(packet: Wanted, room: int | None, spoilt: bool) -> bytes:
     lies = spoilt and packet.way == "output"
     ports = struct.pack("!HH", packet.sport, packet.dport)
     if packet.protocol == TCP:
-        words = 15 if lies else 5
+        words = 1 if lies else 5
         return ports + struct.pack("!IIBBHHH", 1, 1, words << 4, packet.tcp_flags, 0xFFFF, 0, 0)
     if packet.protocol == UDP:
         size = max(8, room or 8)

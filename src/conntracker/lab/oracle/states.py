@@ -10,7 +10,19 @@ import struct
 from dataclasses import dataclass, replace
 
 from conntracker.lab.oracle.frames import ICMP_ENOUGH, VTAG, is_request
-from conntracker.lab.oracle.wanted import GRE, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE, WITH_PORTS, Unsendable, Wanted
+from conntracker.lab.oracle.wanted import (
+    GRE,
+    ICMP,
+    ICMPV6,
+    SCTP,
+    TCP,
+    UDP,
+    UDPLITE,
+    WITH_PORTS,
+    WITH_TYPES,
+    Unsendable,
+    Wanted,
+)
 from conntracker.wire.netlink import NLM_F_ACK, NLM_F_CREATE, attribute, nested, request
 
 __all__ = ["FLUSH", "Flow", "Preparation", "create", "is_error", "prepare", "remove"]
@@ -113,7 +125,7 @@ def prepare(packet: Wanted) -> Preparation:
     if packet.state == "invalid":
         return _invalid(packet, flow, alone)
     if alone == "impossible":
-        raise Unsendable("these TCP flags are invalid in every flow")
+        raise Unsendable("such a packet is invalid in every flow")
     return _of_flow(packet, flow)
 
 
@@ -132,8 +144,10 @@ def _alone(packet: Wanted) -> str:
     protocol = packet.protocol
     if protocol == TCP:
         return _tcp_alone(packet.tcp_flags & 0x37)
-    if (packet.family, protocol) not in ((4, ICMP), (6, ICMPV6)):
+    if protocol not in WITH_TYPES:
         return "new"
+    if (packet.family == 4) != (protocol == ICMP):
+        return "impossible"  # ICMP of the other version of IP (nf_conntrack_icmp_packet, nf_conntrack_icmpv6_packet)
     if protocol == ICMPV6 and packet.icmp_type in _UNTRACKED:
         return "untracked"
     if not is_request(packet):
@@ -154,8 +168,6 @@ def _invalid(packet: Wanted, flow: Flow | None, alone: str) -> Preparation:
     if packet.protocol == SCTP:
         return Preparation(flow, begins=False)  # data without an association
     if packet.protocol in (TCP, UDP) or (packet.protocol in (ICMP, ICMPV6, UDPLITE) and packet.way != "output"):
-        if (packet.family, packet.protocol) in ((4, ICMPV6), (6, ICMP)):
-            raise Unsendable("ICMP of the other version of IP is never invalid")
         return Preparation(flow, spoilt=True)
     raise Unsendable(f"protocol {packet.protocol} is never invalid there")
 
@@ -254,8 +266,8 @@ def _pf(flow: Flow) -> int:
 def _flow_of(packet: Wanted) -> Flow | None:
     """The flow that connection tracking finds in a packet's headers."""
     family, protocol, ends = packet.family, packet.protocol, (packet.saddr, packet.daddr)
-    if (family, protocol) in ((4, ICMP), (6, ICMPV6)):
-        if packet.icmp_type not in _ANSWERS[protocol]:
+    if protocol in WITH_TYPES:
+        if (family == 4) != (protocol == ICMP) or packet.icmp_type not in _ANSWERS[protocol]:
             return None
         return Flow(family, protocol, *ends, icmp=(packet.icmp_type, packet.icmp_code, packet.icmp_id))
     if protocol in WITH_PORTS and protocol != 33:

@@ -33,6 +33,8 @@ _LOOPBACK = 1
 _PAYLOAD = struct.pack("=HH", 12, nflog.PAYLOAD)  # header of the last attribute of a log
 # enum nft_trace_attributes, from Linux 6.16 on; the bits of NFTA_TRACE_CT_STATE are NF_CT_STATE_BIT(ctinfo).
 _CT_DIRECTION, _CT_STATUS, _CT_STATE = 19, 20, 21
+_OF_FLOW = frozenset((_CT_DIRECTION, _CT_STATUS, _CT_STATE))
+_attribute = netlink.ATTRIBUTE.unpack_from
 _CT_BITS = {2: "established", 4: "related", 8: "new", 64: "untracked"}
 
 TABLE = f"""
@@ -283,9 +285,14 @@ class Tracing:
 
 def _flow(body: bytes) -> tuple[str, int, int] | None:
     """State, direction and status as a message tells them; None where it does not."""
-    found = {kind: body[start : start + size] for kind, start, size in netlink.attributes(body, 4, len(body))}
+    found: dict[int, int] = {}
+    at, end = 4, len(body) - 7
+    while at < end:  # a plain loop: this is done for each packet
+        length, kind = _attribute(body, at)
+        if kind in _OF_FLOW:
+            found[kind] = int.from_bytes(body[at + 4 : at + length], "big")
+        at += (length + 3) & ~3 or 4
     if _CT_STATE not in found:
         return None
-    state = _CT_BITS.get(int.from_bytes(found[_CT_STATE], "big"), "invalid")
-    direction = int.from_bytes(found.get(_CT_DIRECTION, b""), "big")
-    return state, direction, int.from_bytes(found.get(_CT_STATUS, b""), "big")
+    state = _CT_BITS.get(found[_CT_STATE], "invalid")
+    return state, found.get(_CT_DIRECTION, 0), found.get(_CT_STATUS, 0)

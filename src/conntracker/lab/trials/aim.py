@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from conntracker.lab.trials.space import FOREIGN, Space
 from conntracker.rules.fields import CT_STATES, FIELDS, PACKET_TYPES, ROUTE_TYPES, width_of
 from conntracker.rules.intervals import Intervals, complement, contains, intersect
+from conntracker.rules.order import CONNTRACK, effective_priority
 from conntracker.rules.packets import Packet
 from conntracker.rules.ruleset import Meaning, Ruleset
 from conntracker.rules.state import named
@@ -18,7 +19,12 @@ __all__ = ["Aim", "tests_of"]
 
 _TYPED = {"saddr_type": "saddr", "daddr_type": "daddr"}
 # The largest number that packets can have, where it is not the largest of the field's bits.
-_LARGEST: dict[str, int] = {"ct_state": len(CT_STATES) - 1, "packet_type": len(PACKET_TYPES) - 1, "ct_status": 0x3FFF}
+_LARGEST: dict[str, int] = {
+    "ct_state": len(CT_STATES) - 1,
+    "packet_type": len(PACKET_TYPES) - 1,
+    "ct_status": 0x3FFF,
+    "length": 1500,
+}
 _LARGEST |= dict.fromkeys(("saddr_type", "daddr_type"), len(ROUTE_TYPES) - 1)
 _USUAL: dict[str, tuple[int, ...]] = {
     "protocol": (6, 6, 6, 6, 17, 17, 17, 1, 58, 132, 136, 47, 50),
@@ -57,6 +63,11 @@ class Aim:
                     for test in tests_of(meaning.parts):
                         if isinstance(test, In):
                             edges[test.field] |= set(self.borders(test))
+        self._untracked = all(
+            effective_priority(known) > CONNTRACK
+            for known in ruleset.chains
+            if known.chain.hook in {"prerouting", "output"}
+        )
         self.values: dict[str, list[int]] = {name: sorted(found) for name, found in edges.items()}
 
     def top(self, field: str) -> int:
@@ -78,6 +89,8 @@ class Aim:
         for field, usual in _USUAL.items():
             if draw.random() < 0.6 and (way == "output" or field not in {"skuid", "skgid"}):
                 packet[field] = self._common(field, usual)
+        if packet["ct_state"] == CT_STATES.index("untracked") and not self._untracked:
+            packet["ct_state"] = CT_STATES.index("new")
         for field in ("saddr", "daddr"):
             if draw.random() < 0.5 and (way, field) != ("output", "saddr"):
                 packet[field] = self._common(field, FOREIGN[self.version])
@@ -166,6 +179,8 @@ class Aim:
         """Gives the packet a value, and what goes with it; False where there is no such packet."""
         if value is None or (field == "family" and value != self.version):
             return False
+        if field == "ct_state" and CT_STATES[value] == "untracked" and not self._untracked:
+            return False  # only rules make packets untracked, and they would be so before those of raw
         if field in _TYPED:
             address = self.space.typed(self.version, value, self.draw)
             if address is None:

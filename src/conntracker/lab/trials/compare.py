@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from conntracker.lab.trials.borders import way_of
-from conntracker.lab.trials.routing import stopped
+from conntracker.lab.trials.routing import HERE, stopped
 from conntracker.rules.fields import FIELDS, NAMES
 from conntracker.rules.host import Host
 from conntracker.rules.packets import Packet
@@ -126,7 +126,7 @@ class Judge:
         return walk(course, packet, way_of(packet), host=self._host, answers=answer, passed=self._told is not None)
 
     def _fitting(self, packet: Packet, answer: Answer, kernel: tuple[Line, ...]) -> Outcome | None:
-        return next((one for one in answer.outcomes if self._seen(packet, one)[0] == kernel), None)
+        return next((one for one in answer.outcomes if _same(packet, kernel, self._seen(packet, one)[0], one)), None)
 
     def _seen(self, packet: Packet, outcome: Outcome) -> tuple[tuple[Line, ...], str]:
         """The lines of an outcome up to where routing drops the packet, and why it does."""
@@ -153,6 +153,16 @@ class Judge:
         sides = [self._seen(packet, one)[0] for one in answer.outcomes]
         best = max(sides, key=lambda side: _common(side, kernel))
         return Mismatch(packet, kernel, best, _common(best, kernel))
+
+
+def _same(packet: Packet, kernel: tuple[Line, ...], engine: tuple[Line, ...], outcome: Outcome) -> bool:
+    """Whether the lines are equal; what the host sends, and a rule sends back to it, then comes in by the loopback."""
+    if kernel == engine:
+        return True
+    if packet["way"] != "output" or outcome.packet.get("daddr_type") not in HERE or outcome.path.verdict != "accept":
+        return False
+    rest = kernel[len(engine) :]
+    return kernel[: len(engine)] == engine and all(line[0] in {"prerouting", "input"} for line in rest)
 
 
 def lines_of(steps: Iterable[Step]) -> tuple[Line, ...]:

@@ -6,12 +6,12 @@ from conntracker.rules.fields import PACKET_TYPES, ROUTE_TYPES
 from conntracker.rules.intervals import Intervals, contains
 from conntracker.rules.packets import Packet
 
-__all__ = ["JOINED", "stopped"]
+__all__ = ["HERE", "JOINED", "stopped"]
 
 _HOST = PACKET_TYPES.index("host")
 _OTHER_HOST = PACKET_TYPES.index("otherhost")
 _MULTICAST = ROUTE_TYPES.index("multicast")
-_HERE = frozenset(ROUTE_TYPES.index(name) for name in ("local", "broadcast", "anycast", "multicast"))
+HERE = frozenset(ROUTE_TYPES.index(name) for name in ("local", "broadcast", "anycast", "multicast"))
 
 # Multicast groups that every host is a member of (224.0.0.1, ff01::1, ff02::1; with forwarding ff02::2 too).
 JOINED = {4: frozenset((0xE0000001,)), 6: frozenset((0xFF02 << 112 | 1, 0xFF02 << 112 | 2))}
@@ -35,7 +35,7 @@ def stopped(packet: Packet, later: Packet) -> tuple[str, str] | None:
         return "prerouting", reason
     source, destination = int(packet["saddr"] or 0), int(later.get("daddr", _ORDINARY) or 0)
     reason = _martian(packet, source, destination) if packet["family"] == 4 else None
-    forwarded = packet["way"] == "forward" and later.get("daddr_type") not in _HERE
+    forwarded = packet["way"] == "forward" and later.get("daddr_type") not in HERE
     if (
         reason is None
         and later.get("daddr_type") == _MULTICAST

@@ -26,6 +26,12 @@ _BROADCAST = {4: 0xFFFFFFFF}
 # Bytes of the IP packet that each protocol needs behind IPv4's header.
 SHORTEST = {1: 8, 58: 8, 6: 20, 17: 8, 33: 16, 132: 32, 136: 8}
 _LENGTH = 120
+# The protocols whose packets have a field, and a value for those that had none before.
+_HAD_BY = {
+    "sport": _PORTED, "dport": _PORTED, "tcp_flags": frozenset((_TCP,)),
+    "icmp_type": frozenset((_ICMP, _ICMPV6)), "icmp_code": frozenset((_ICMP, _ICMPV6)),
+}  # fmt: skip
+_DEFAULTS = {"sport": 40000, "dport": 80, "tcp_flags": 2, "icmp_type": 8, "icmp_code": 0}
 # What is sent to these comes to the host itself, too (ip_mc_output, net/ipv4/ip_output.c).
 _COPIED = frozenset(("multicast", "broadcast"))
 # Flags of TCP with which a flow may begin (nf_conntrack_proto_tcp.c).
@@ -96,7 +102,7 @@ class Space:
         return ROUTE_TYPES[self.host.address_type(4 if packet["family"] == 4 else 6, int(packet[field] or 0))]
 
     def plain(self, packet: Packet) -> bool:
-        """Whether only the rules decide where it goes: neither copies for the host itself, nor flows with themselves."""
+        """Whether only the rules decide where it goes: no copies for the host, no flows with themselves."""
         if packet["way"] == "output" and (not packet["daddr"] or self.kind_of(packet, "daddr") in _COPIED):
             return False
         return packet["saddr"] != packet["daddr"] and bool(packet["saddr"])
@@ -107,14 +113,10 @@ def _with_headers(made: Packet) -> Packet:
     protocol = made["protocol"]
     made["nexthdr"] = None if made["family"] == 4 else made.get("nexthdr") if _extended(made) else protocol
     if made["fragment"]:
-        made["sport"] = made["dport"] = made["icmp_type"] = made["icmp_code"] = made["tcp_flags"] = None
         made["nexthdr"] = 44 if made["family"] == 6 else None
-    if protocol not in _PORTED:
-        made["sport"] = made["dport"] = None
-    if protocol not in (_ICMP, _ICMPV6):
-        made["icmp_type"] = made["icmp_code"] = None
-    if protocol != _TCP:
-        made["tcp_flags"] = None
+    had = [name for name in _HAD_BY if protocol in _HAD_BY[name] and not made["fragment"]]
+    for name in _HAD_BY:
+        made[name] = None if name not in had else _DEFAULTS[name] if made[name] is None else made[name]
     return made
 
 

@@ -1,4 +1,4 @@
-"""Rulesets of nf_tables as libnftables tells them: JSON in, the common model out; and back as nft's own syntax. Pure."""
+"""Rulesets of nf_tables: libnftables' JSON in, the common model out, and back as nft's own syntax. Pure."""
 
 from __future__ import annotations
 

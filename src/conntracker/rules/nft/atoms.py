@@ -12,20 +12,22 @@ _TIMES = {"time", "hour", "day"}
 def name_of(left: Any) -> str:
     """What users call a match by what it looks at: `ct helper`, `tcp option`, `time`, `socket`, ..."""
     if isinstance(left, list) and left:
-        return name_of(left[0])
+        return name_of(left[0])  # of a concatenation, or of arithmetic
     if not isinstance(left, dict) or len(left) != 1:
         return "match"
     (form, inner), *_ = left.items()
     if form in {"&", "|", "^", "<<", ">>", "concat"}:
         return name_of(inner)
-    if not isinstance(inner, dict):
-        return str(form)
+    return _named(form, inner) if isinstance(inner, dict) else str(form)
+
+
+def _named(form: str, inner: dict[str, Any]) -> str:
     if form == "payload":
         return f"{inner['protocol']} {inner.get('field')}" if "protocol" in inner else f"@{inner.get('base')}"
     key = inner.get("key")
-    if form == "meta" and key in _TIMES:
-        return "time"
-    return f"{form} {key}" if form in {"meta", "ct"} and isinstance(key, str) else str(form)
+    if form not in {"meta", "ct"} or not isinstance(key, str):
+        return form
+    return "time" if form == "meta" and key in _TIMES else f"{form} {key}"
 
 
 def is_stateful(left: Any) -> bool:

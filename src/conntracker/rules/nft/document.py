@@ -156,10 +156,11 @@ class _TableReader:
             one, meaning = self._rule(name, position, rule, hook, priority)
             rules.append(one)
             meanings.append(meaning)
+        base = hook is not None
         made = Chain(
-            "nft", self.family, self.name, name, hook, priority,
-            _string(inner.get("policy"), "accept") if hook else None, _string(inner.get("type"), "filter") if hook else None,
-            self._device(name, inner) if hook else None, tuple(rules),
+            "nft", self.family, self.name, name, hook, priority, _string(inner.get("policy"), "accept") if base else None,
+            _string(inner.get("type"), "filter") if base else None, self._device(name, inner) if base else None,
+            tuple(rules),
         )  # fmt: skip
         return KnownChain(made, tuple(meanings))
 

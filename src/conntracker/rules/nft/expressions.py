@@ -7,7 +7,8 @@ given them (nftables, src/payload.c, payload_gen_dependency), and so they come b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as attribute
 from typing import Any
 
 from conntracker.rules.fields import FIELDS, NAMES
@@ -31,8 +32,8 @@ _OFFSET = 0x1FFF  # IP_OFFSET (net/ip.h)
 class Known:
     """What the rule has asked so far: the families and the protocols that its packet can still have."""
 
-    families: Intervals = normal([(4, 4), (6, 6)])
-    protocols: Intervals = normal([(0, 255)])
+    families: Intervals = ((4, 4), (6, 6))
+    protocols: Intervals = ((0, 255),)
 
     def learn(self, term: In) -> bool:
         """Take the term in; False if it was known before, and need not be asked again."""
@@ -67,7 +68,7 @@ class Selector:
     field_mask: int | None = None
     add: int = 0
     guessed: bool = False
-    each: Mapping[int, int] = field(default_factory=dict, hash=False)
+    each: Mapping[int, int] = attribute(default_factory=dict, hash=False)
 
     @property
     def bits(self) -> int:
@@ -183,18 +184,17 @@ def select(expression: Any, known: Known) -> Selector | None:
     if not isinstance(expression, dict) or len(expression) != 1:
         return None
     (form, inner), *_ = expression.items()
-    if not isinstance(inner, dict):
-        return None
-    match form:
-        case "payload":
-            return _of_payload(inner, known)
-        case "meta":
-            return _META.get(_text(inner.get("key")))
-        case "ct" if "dir" not in inner:
-            return _CT.get(_text(inner.get("key")))
-        case "fib":
-            return _of_fib(inner)
-    return None
+    found = None
+    if isinstance(inner, dict):
+        if form == "payload":
+            found = _of_payload(inner, known)
+        elif form == "meta":
+            found = _META.get(_text(inner.get("key")))
+        elif form == "ct" and "dir" not in inner:
+            found = _CT.get(_text(inner.get("key")))
+        elif form == "fib":
+            found = _of_fib(inner)
+    return found
 
 
 def needs_of(expression: Any) -> tuple[In, ...]:

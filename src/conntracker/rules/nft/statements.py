@@ -10,16 +10,17 @@ from conntracker.rules.intervals import normal, single
 from conntracker.rules.nft.atoms import is_stateful, name_of
 from conntracker.rules.nft.changes import assignment, nat
 from conntracker.rules.nft.expressions import Known, needs_of
-from conntracker.rules.nft.matches import Operand, box_of, key_boxes, key_needs, key_selectors, match_terms
-from conntracker.rules.nft.render import expression_text, statement_text
+from conntracker.rules.nft.matches import key_needs, key_selectors, match_terms
+from conntracker.rules.nft.render import statement_text
 from conntracker.rules.nft.sets import Changing, Sets
-from conntracker.rules.nft.values import Unreadable, interval
+from conntracker.rules.nft.texts import VERDICTS, expression_text
+from conntracker.rules.nft.values import Unreadable
+from conntracker.rules.nft.verdicts import cases_of, keys_of, pair_of, readable_verdicts, verdict_of
 from conntracker.rules.ruleset import Meaning
 from conntracker.rules.terms import AnyOf, Assign, Atom, Branches, Effect, In, Part, Verdict
 
 __all__ = ["Place", "meaning_of"]
 
-_VERDICTS = {"accept", "drop", "return", "continue", "jump", "goto"}
 _NATS = {"snat", "dnat", "masquerade", "redirect"}
 
 # linux/netfilter_ipv4.h: NF_IP_PRI_CONNTRACK. What notrack comes too late for.
@@ -81,8 +82,8 @@ class _Reader:
         reading = _READINGS.get(name)
         if reading is not None:
             reading(self, name, inner)
-        elif name in _VERDICTS:
-            self.parts.append(_verdict(statement))
+        elif name in VERDICTS:
+            self.parts.append(verdict_of(statement))
         elif name in _NATS:
             self.nat(name, inner)
         elif name in _EFFECTS:
@@ -137,11 +138,11 @@ class _Reader:
 
     def key(self, mapping: dict[str, Any], text: str) -> None:
         """That a map has the packet's key."""
-        match = {"op": "==", "left": mapping.get("key"), "right": _keys(mapping.get("data"))}
+        match = {"op": "==", "left": mapping.get("key"), "right": keys_of(mapping.get("data"))}
         try:
             named = mapping.get("data")
             if isinstance(named, str):
-                match["right"] = {"set": [_pair(one)[0] for one in self.place.sets.elements(named)]}
+                match["right"] = {"set": [pair_of(one)[0] for one in self.place.sets.elements(named)]}
             self.add(match_terms(match, self.known, self.place.sets))
         except Changing:
             self.atom("map", text, True)
@@ -155,8 +156,8 @@ class _Reader:
         key = inner.get("key")
         try:
             selectors = key_selectors(key, self.known)
-            listed = [_pair(one) for one in self.place.sets.elements(inner.get("data"))]
-            cases: Any = _cases(selectors, listed)
+            listed = [pair_of(one) for one in self.place.sets.elements(inner.get("data"))]
+            cases: Any = cases_of(selectors, listed)
             self.add(key_needs(selectors))
         except (Changing, Unreadable):
             self.add(_needs_of_key(key, self.known))
@@ -173,7 +174,7 @@ class _Reader:
             listed, changing = data.get("set", []) if isinstance(data, dict) else [], False
         stateful = changing or is_stateful(key)
         cases = []
-        for verdict in dict.fromkeys(_readable_verdicts(listed)):
+        for verdict in dict.fromkeys(readable_verdicts(listed)):
             shown = f"{expression_text(key)} leads to {' '.join(filter(None, (verdict.kind, verdict.chain)))} in {text}"
             self.atoms += stateful
             occurrence = f"{self.place.name}/{self.atoms}" if stateful else ""
@@ -260,66 +261,6 @@ _READINGS: dict[str, _Reading] = {
     "map": _Reader.update,
     "meter": _Reader.update,
 }
-
-
-def _verdict(statement: Any) -> Verdict:
-    if isinstance(statement, dict) and len(statement) == 1:
-        (name, inner), *_ = statement.items()
-        if name in {"jump", "goto"}:
-            target = inner.get("target") if isinstance(inner, dict) else None
-            if isinstance(target, str):
-                return Verdict(name, target)
-        elif name in _VERDICTS:
-            return Verdict(name)
-    raise Unreadable(f"no verdict: {statement}")
-
-
-def _readable_verdicts(listed: Any) -> Iterator[Verdict]:
-    for element in listed if isinstance(listed, list) else []:
-        try:
-            yield _verdict(_pair(element)[1])
-        except Unreadable:
-            continue
-
-
-def _pair(element: Any) -> tuple[Any, Any]:
-    """Key and value of an element of a map. Raises Unreadable."""
-    if isinstance(element, list) and len(element) == 2:
-        key, value = element
-        if isinstance(key, dict) and isinstance(key.get("elem"), dict):
-            key = key["elem"].get("val")
-        return key, value
-    raise Unreadable("no element of a map")
-
-
-def _keys(data: Any) -> Any:
-    if isinstance(data, dict) and isinstance(data.get("set"), list):
-        return {"set": [one[0] if isinstance(one, list) and one else one for one in data["set"]]}
-    return data
-
-
-def _cases(selectors: tuple[Operand, ...], listed: list[tuple[Any, Any]]) -> tuple[tuple[AnyOf, Verdict], ...]:
-    """Keys of one map do not overlap, but for `*`, which stands for the others: so those of one verdict go together."""
-    grouped: dict[Verdict, list[Any]] = {}
-    last: Verdict | None = None
-    for key, value in listed:
-        verdict = _verdict(value)
-        if key == "*":
-            last = verdict
-        else:
-            grouped.setdefault(verdict, []).append(key)
-    cases = [(AnyOf(_boxes(selectors, keys)), verdict) for verdict, keys in grouped.items()]
-    if last is not None:
-        cases.append((AnyOf((box_of(selectors, "*"),)), last))
-    return tuple(cases)
-
-
-def _boxes(selectors: tuple[Operand, ...], keys: list[Any]) -> Any:
-    one = selectors[0]
-    if len(selectors) == 1 and not one.selector.is_name and not one.selector.guessed and not one.xor and not one.right:
-        values = normal(interval(key, one.selector.kind) for key in keys)
-        return ((one.selector.test(values, one.mask),),)
-    return tuple(box_of(selectors, key) for key in keys)
 
 
 def _needs_of_key(key: Any, known: Known) -> list[Any]:

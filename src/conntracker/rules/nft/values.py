@@ -115,8 +115,8 @@ def number(value: Any, kind: str) -> int:
 
 def _named(value: str, kind: str) -> int:
     bits, names = _KINDS[kind]
-    if (found := names.get(value)) is not None:
-        return found
+    if value in names:
+        return names[value]
     try:
         if kind == "ipv4":
             return int.from_bytes(socket.inet_pton(socket.AF_INET, value), "big")

@@ -90,7 +90,7 @@ class _Search:
         self.ruleset, self.asked, self.found = ruleset, asked, found
         self.circuit, self.session = asked.domain.circuit, asked.session
         self.places = asked.ways[0].by_place()
-        self.reasons = Reasons(asked) if explain else None
+        self.reasons, self.explain = Reasons(asked), explain
         self.atoms = asked.atoms.outcomes
         self._texts: dict[str, list[int]] = {}
         for literal, (atom, _) in self.atoms.items():
@@ -118,7 +118,7 @@ class _Search:
         if shown:
             found.live = True
             return
-        if self.reasons is not None and len(stands) == 1:
+        if len(stands) == 1:
             quick = self.reasons.covered(stands[0][0], index)
             if quick is not None:
                 found.reason = quick
@@ -130,7 +130,7 @@ class _Search:
                 found.unless |= unless
             else:
                 found.live = True
-        elif self.reasons is not None and (found.reason is None or not found.reason.rules):
+        elif self.explain and (found.reason is None or not found.reason.rules):
             found.reason = self.reasons.of(stands[0], index) if stands else None
 
     def _unless(self, stand: tuple[Encoded, int], index: int) -> set[str] | None:

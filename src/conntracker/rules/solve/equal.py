@@ -8,15 +8,16 @@ are paired in the order in which they come, the first `limit` of a text with the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from conntracker.rules.ruleset import Ruleset
 from conntracker.rules.solve.circuit import FALSE, Circuit
+from conntracker.rules.solve.dead import ALWAYS, dead
 from conntracker.rules.solve.domain import Witness
 from conntracker.rules.solve.model import Local, Question, question, witness
 from conntracker.rules.solve.ways import Way
 
-__all__ = ["Equal", "Unequal", "changed_fields", "equivalent", "outcomes", "unequal", "versions_of"]
+__all__ = ["Equal", "Unequal", "changed_fields", "equivalent", "outcomes", "unequal", "versions_of", "without_dead"]
 
 _FIELDS = ("saddr", "daddr", "sport", "dport", "mark", "ct_mark", "ct_state")
 
@@ -46,12 +47,24 @@ class Unequal:
 def equivalent(one: Ruleset, other: Ruleset, local: Local = None) -> Equal | Unequal:
     """Equal, or a packet as evidence."""
     versions = versions_of((one, other))
+    one, other = without_dead(one, local), without_dead(other, local)
     for version in versions:
         with question([one, other], version, local) as asked:
             found = _differing(asked)
             if found is not None:
                 return found
     return Equal(versions)
+
+
+def without_dead(ruleset: Ruleset, local: Local = None) -> Ruleset:
+    """The ruleset without its dead rules, which does the same: what is left of two can be told to be alike by its form."""
+    found = {id(one.rule) for one in dead(ruleset, local, explain=False) if one.certainty == ALWAYS and one.versions}
+    chains = []
+    for known in ruleset.chains:
+        kept = [pair for pair in known.items() if id(pair[0]) not in found]
+        chain = replace(known.chain, rules=tuple(rule for rule, _ in kept))
+        chains.append(replace(known, chain=chain, meanings=tuple(meaning for _, meaning in kept)))
+    return replace(ruleset, chains=tuple(chains))
 
 
 def versions_of(rulesets: Sequence[Ruleset]) -> tuple[int, ...]:
