@@ -191,7 +191,7 @@ class _Run:
                 return self._outcome(verdict, len(self._steps) - 1)
         if meets:
             self._state.show_conntrack()
-        if hook != "ingress" and hook != "forward":
+        if hook not in {"ingress", "forward"}:
             self._translated.add("dst" if hook in _BEFORE_ROUTING else "src")  # a packet that loops is asked no more
         return None
 

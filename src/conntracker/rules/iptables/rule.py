@@ -90,6 +90,8 @@ def _located(bad: Bad, option: Option) -> Bad:
 
 def _once(parts: list[Part], family: Part) -> tuple[Part, ...]:
     """Without all but the first test of the family, which no rule changes."""
+    if parts.count(family) < 2:
+        return tuple(parts)
     first = next((index for index, part in enumerate(parts) if part is family), 0)
     return tuple(part for index, part in enumerate(parts) if part is not family or index == first)
 
