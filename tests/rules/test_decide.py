@@ -274,7 +274,7 @@ class Maker:
         pick = self.pick
         packet: Packet = {name: pick.choice([end for pair in pairs for end in pair]) for name, pairs in _SETS.items()}
         packet |= {"family": pick.choice([4, 6]), "iif": pick.choice(["eth0", "eth12", "lo", "x"])}
-        packet |= {"oif": pick.choice(["", "eth0", "wlan3"]), "ct_state": pick.randint(0, 4)}
+        packet |= {"oif": pick.choice(["", "eth0", "wlan3", "lo"]), "ct_state": pick.randint(0, 4)}
         packet["protocol"] = pick.choice([1, 6, 17, 58, 47])
         if pick.random() < 0.3:
             packet["first"] = pick.randrange(2)

@@ -41,16 +41,26 @@ class _Walk:
         self.hook = ""
         self.tracked = False  # whether connection tracking has seen it
         self.untracked = False
-        self.looped = False  # it came by way of this host's output: it was tracked there
+        self.looped = way != "output" and packet["iif"] == "lo"  # it was tracked on its way out
         self.natted: set[str] = set()
         self.lost: dict[str, int] = {}
 
     def verdict(self) -> str:
-        for hook in WAYS[self.way]:
+        ended = self.pass_hooks(WAYS[self.way])
+        if ended is None and self.way == "output" and self.packet.get("oif") == "lo":
+            self.way = "input"
+            self.packet["iif"] = "lo"
+            for name in ("skuid", "skgid", "packet_type"):
+                self.lose(name)
+            ended = self.pass_hooks(("prerouting", "input"))
+        return ended or "accept"
+
+    def pass_hooks(self, hooks: tuple[str, ...]) -> str | None:
+        for hook in hooks:
             self.hook = hook
-            if self.hook in ("prerouting", "output"):
-                self.tracked = self.looped = self.hook == "prerouting" and self.packet["iif"] == "lo"
-            for chain in base_chains(self.ruleset, self.version, self.hook):
+            if hook in ("prerouting", "output"):
+                self.tracked = hook == "prerouting" and self.packet["iif"] == "lo"
+            for chain in base_chains(self.ruleset, self.version, hook):
                 self.tracked = self.tracked or effective_priority(chain) > -200
                 if chain.chain.type == "nat" and not self.nat_wanted():
                     continue
@@ -58,7 +68,9 @@ class _Walk:
                 if ended in _ENDS:
                     return ended
             self.tracked = True
-        return "accept"
+            if hook not in ("ingress", "forward"):
+                self.natted.add("dst" if hook in ("prerouting", "output") else "src")
+        return None
 
     def value(self, field: str) -> int | str | None:  # noqa: PLR0911
         if field in ("iif", "oif"):

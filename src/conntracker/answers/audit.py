@@ -162,7 +162,13 @@ class _Auditor:
     def _unused_chains(self) -> Iterable[Finding]:
         for known in self.unused:
             count = len(known.chain.rules)
-            rules = "has no rules" if not count else f"its {count:,} rules never decide" if count > 1 else "its rule never decides"
+            rules = (
+                "has no rules"
+                if not count
+                else f"its {count:,} rules never decide"
+                if count > 1
+                else "its rule never decides"
+            )
             reason = f"no way leads to it from any base chain; {'it ' * (not count)}{rules}"
             yield Finding(
                 "unused-chain", known.key[1:], None, reason, source=_source(known), numbers={"rules": count}

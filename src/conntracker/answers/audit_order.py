@@ -8,25 +8,25 @@ left out: there the order is the whole point.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from conntracker.answers.replay import replay
 from conntracker.rules.intervals import Intervals, intersect
 from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset
 from conntracker.rules.solve.boxes import Boxes
 from conntracker.rules.solve.domain import Witness
-from conntracker.rules.solve.encode import Encoded, Place
+from conntracker.rules.solve.encode import Encoded
 from conntracker.rules.solve.model import Question, question, witness
-from conntracker.rules.terms import Branches, Effect, In, Verdict
+from conntracker.rules.terms import Branches, Effect, In, Named, Verdict
 from conntracker.rules.walk import Course
 from conntracker.steps import Rule
 
 __all__ = ["Overlap", "overlaps"]
 
-_MOST_PROVEN = 1500  # pairs that the solver is asked about, for each IP version
+_MOST_PROVEN = 300  # pairs that the solver is asked about, for each IP version
 _MOST_TOLD = 50
+_MOST_TRIED = 4  # pairs of a group
 _REFUSING = frozenset(("drop", "reject"))
 
 Pair = tuple[int, int]
@@ -42,12 +42,11 @@ class Overlap:
     before   what becomes of it now
     after    and then
     asked    (text, outcome) of the matches that its way hangs on
+    only_state   whether the rule looks at nothing but the state
     """
 
     rule: Rule
     others: tuple[Rule, ...]
-    verdict: str
-    other_verdict: str
     first: bool
     witness: Witness
     before: str
@@ -56,29 +55,16 @@ class Overlap:
     only_state: bool = False
 
 
-@dataclass(slots=True)
-class _Found:
-    """Pairs of one chain that are proven, each with a packet."""
-
-    known: KnownChain
-    pairs: dict[Pair, _Shown] = field(default_factory=dict)
-
-
-class _Shown(NamedTuple):
-    packet: Witness
-    before: str
-    after: str
-    asked: tuple[tuple[str, bool], ...]
-
-
 def overlaps(ruleset: Ruleset, local: dict[int, Intervals] | None = None) -> tuple[list[Overlap], str]:
     """(rules of which the order matters, most telling first; a note where not all were looked at, or are told)."""
-    found: dict[object, _Found] = {}
+    told: list[Overlap] = []
+    seen: set[tuple[ChainKey, Pair]] = set()
     left = 0
     for version in ruleset.families():
         with question([ruleset], version, local) as asked:
-            left += _Search(ruleset, asked, found).run()
-    told = [one for of_chain in found.values() for one in _grouped(of_chain)]
+            search = _Search(ruleset, asked, seen)
+            told += search.run()
+            left += search.left
     told.sort(key=_telling)
     notes = []
     if left:
@@ -89,53 +75,47 @@ def overlaps(ruleset: Ruleset, local: dict[int, Intervals] | None = None) -> tup
 
 
 class _Search:
-    """One IP version."""
+    """One IP version.
 
-    def __init__(self, ruleset: Ruleset, asked: Question, found: dict[object, _Found]) -> None:
-        self.ruleset, self.asked, self.found = ruleset, asked, found
-        self.alive: dict[tuple[int, int], bool] = {}
+    seen   pairs that are known from the other one
+    left   how many pairs were not looked at
+    """
+
+    def __init__(self, ruleset: Ruleset, asked: Question, seen: set[tuple[ChainKey, Pair]]) -> None:
+        self.ruleset, self.asked, self.seen = ruleset, asked, seen
         self.course = Course(ruleset, asked.version)
         self.places = asked.ways[0].by_place()
+        self.alive: dict[tuple[int, int], bool] = {}
+        self.left = 0
 
-    def run(self) -> int:
-        """Finds pairs; how many were left out."""
-        chains = {place[0]: stands for place, stands in self.places.items() if place[1] == 0}
-        left, budget = 0, _MOST_PROVEN
-        for key, stands in chains.items():
-            known = stands[0][0].chain
-            pairs = candidates(known.meanings, Boxes(known, self.asked.domain))
-            for number, pair in enumerate(pairs):
-                if budget == 0:
-                    left += len(pairs) - number
-                    break
-                of_chain = self.found.setdefault(key, _Found(known))
-                if pair in of_chain.pairs:
-                    continue
-                budget -= 1
-                shown = self._proven((key, pair[0]), pair)
-                if shown is not None:
-                    of_chain.pairs[pair] = shown
-        return left
+    def run(self) -> list[Overlap]:
+        """The rules that are in pairs, those of a chain that are in most of them first."""
+        chains = {place[0]: stands[0][0].chain for place, stands in self.places.items() if place[1] == 0}
+        budget = _MOST_PROVEN
+        told = []
+        for key, known in chains.items():
+            pairs = [pair for pair in candidates(known.meanings, Boxes(known, self.asked.domain))
+                     if (key, pair) not in self.seen]  # fmt: skip
+            self.left += max(0, len(pairs) - budget)
+            proven = {pair for pair in pairs[:budget] if self._proven(key, known, pair) is not None}
+            budget -= min(budget, len(pairs))
+            self.seen |= {(key, pair) for pair in proven}
+            told += [one for group in _grouped(proven) if (one := self._overlap(key, known, *group)) is not None]
+        return told
 
-    def _proven(self, place: Place, pair: Pair) -> _Shown | None:
+    def _proven(self, key: ChainKey, known: KnownChain, pair: Pair) -> tuple[int, ...] | None:
+        """Literals that hold for packets which the first rule decides and the second one would match."""
         one, other = pair
         ask = self.asked.session.ask
-        for made, entry in self.places[place]:
-            if not self._live(made, entry, other) or not ask(entry, made.matched[one], made.terms[other]):
+        for made, entry in self.places[key, one]:
+            literals = entry, made.matched[one], made.terms[other]
+            if not self._live(made, entry, other) or not ask(*literals):
                 continue
-            if self._contained(made, entry, one, other) or self._contained(made, entry, other, one):
-                return None
-            packet = witness(self.asked, (entry, made.matched[one], made.terms[other]))
-            return None if packet is None else self._confirmed(place[0], pair, packet)
+            if _plain(known.meanings[one]) and _plain(known.meanings[other]):
+                return literals  # boxes have been compared before
+            apart = ask(entry, made.terms[one], -made.terms[other]) and ask(entry, made.terms[other], -made.terms[one])
+            return literals if apart else None
         return None
-
-    def _confirmed(self, key: ChainKey, pair: Pair, packet: Witness) -> _Shown | None:
-        """What becomes of the packet as the rules are and with two of them swapped, if that is not the same."""
-        now = replay(self.course, packet)
-        then = replay(Course(swapped(self.ruleset, key, *pair), packet.version), packet)
-        before, after = now.outcome.path.verdict, then.outcome.path.verdict
-        asked = tuple(dict.fromkeys((*now.asked, *then.asked)))
-        return _Shown(packet, before, after, asked) if before != after else None
 
     def _live(self, made: Encoded, entry: int, index: int) -> bool:
         """Whether any packet matches the rule; one that is dead is told of as such."""
@@ -144,9 +124,26 @@ class _Search:
             self.alive[key] = self.asked.session.ask(entry, made.matched[index])
         return self.alive[key]
 
-    def _contained(self, made: Encoded, entry: int, one: int, other: int) -> bool:
-        """Whether one of the rules matches all that the other does, of packets that come to the chain."""
-        return not self.asked.session.ask(entry, made.terms[one], -made.terms[other])
+    def _overlap(
+        self, key: ChainKey, known: KnownChain, index: int, first: bool, others: Sequence[int]
+    ) -> Overlap | None:
+        """The rule with the first of the others of which a packet shows that the order matters, and all behind it."""
+        for number, other in enumerate(others[:_MOST_TRIED]):
+            pair = (index, other) if first else (other, index)
+            literals = self._proven(key, known, pair)
+            packet = None if literals is None else witness(self.asked, literals)
+            if packet is None:
+                continue
+            now = replay(self.course, packet)
+            then = replay(Course(swapped(self.ruleset, key, *pair), packet.version), packet)
+            before, after = now.outcome.path.verdict, then.outcome.path.verdict
+            if before != after:
+                rules = known.chain.rules
+                return Overlap(
+                    rules[index], tuple(rules[other] for other in others[number:]), first, packet, before, after,
+                    tuple(dict.fromkeys((*now.asked, *then.asked))), _only_state(known.meanings[index]),
+                )  # fmt: skip
+        return None
 
 
 def swapped(ruleset: Ruleset, key: ChainKey, one: int, other: int) -> Ruleset:
@@ -162,16 +159,16 @@ def swapped(ruleset: Ruleset, key: ChainKey, one: int, other: int) -> Ruleset:
 
 
 def candidates(meanings: Sequence[Meaning], boxes: Boxes) -> list[Pair]:
-    """Pairs (earlier, later) of opposite verdicts of which the boxes overlap, by what their own matches say."""
+    """Pairs (earlier, later) of opposite verdicts of which the boxes overlap, and neither is inside the other; most telling first."""
     verdicts = [_final(meaning) for meaning in meanings]
-    pairs = []
+    pairs: list[tuple[bool, bool, Pair]] = []
     for later, verdict in enumerate(verdicts):
         if verdict is None:
             continue
         for earlier in map(int, boxes.overlapping(later)):
             if verdicts[earlier] is not None and verdicts[earlier] != verdict and _meet(boxes, earlier, later):
-                pairs.append((earlier, later))
-    return pairs
+                pairs.append((_only_state(meanings[earlier]), verdicts[earlier] != "accept", (earlier, later)))
+    return [pair for *_, pair in sorted(pairs)]
 
 
 def _final(meaning: Meaning) -> str | None:
@@ -195,9 +192,25 @@ def _meet(boxes: Boxes, one: int, other: int) -> bool:
     return ahead or len(first) < len(second)
 
 
-def _grouped(found: _Found) -> Iterable[Overlap]:
-    """The fewest rules that are in all pairs, those in most of them first; each with the others that it is paired with."""
-    pairs = set(found.pairs)
+def _plain(meaning: Meaning) -> bool:
+    """Whether all that the rule asks for is a box."""
+    return all(
+        isinstance(part, Verdict | Effect | Named) or (isinstance(part, In) and part.mask is None)
+        for part in meaning.parts
+    )
+
+
+def _only_state(meaning: Meaning) -> bool:
+    """Whether the rule looks at nothing but the state: most rulesets begin with such, and nobody wonders."""
+    return all(
+        isinstance(part, Verdict | Effect) or (isinstance(part, In) and part.field in {"ct_state", "family"})
+        for part in meaning.parts
+    )
+
+
+def _grouped(pairs: Collection[Pair]) -> Iterator[tuple[int, bool, list[int]]]:
+    """The fewest rules that are in all pairs, those in most of them first: (rule, whether it is the earlier, others)."""
+    pairs = set(pairs)
     while pairs:
         count: dict[tuple[int, bool], set[Pair]] = {}
         for pair in pairs:
@@ -205,21 +218,9 @@ def _grouped(found: _Found) -> Iterable[Overlap]:
             count.setdefault((pair[1], False), set()).add(pair)
         (index, first), group = min(count.items(), key=lambda one: (-len(one[1]), one[0][0], not one[0][1]))
         pairs -= group
-        others = sorted(pair[1] if first else pair[0] for pair in group)
-        rules, meanings = found.known.chain.rules, found.known.meanings
-        yield Overlap(
-            rules[index], tuple(rules[other] for other in others), _kind(meanings[index]), _kind(meanings[others[0]]),
-            first, *found.pairs[(index, others[0]) if first else (others[0], index)],
-            only_state=all(isinstance(part, Verdict | Effect) or isinstance(part, In) and part.field == "ct_state"
-                           for part in meanings[index].parts),
-        )  # fmt: skip
-
-
-def _kind(meaning: Meaning) -> str:
-    verdict = meaning.verdict
-    return verdict.kind if verdict is not None else ""
+        yield index, first, sorted(pair[1] if first else pair[0] for pair in group)
 
 
 def _telling(one: Overlap) -> tuple[bool, bool]:
     """To sort by: rules that look at more than the state first, an ACCEPT before a refusal first of those."""
-    return one.only_state, (one.verdict != "accept") == one.first
+    return one.only_state, one.before != "accept"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from conntracker.recording.paths import load_paths
 from conntracker.recording.reader import Recording

@@ -32,7 +32,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("old", metavar="OLD", help=about)
     parser.add_argument("new", metavar="NEW", help="the same")
     parser.add_argument("--limit", metavar="N", type=int, default=LIMIT, help=f"at most N changes ({LIMIT})")
-    parser.add_argument("--json", action="store_true", help="an object a line, the first of them whether they are equal")
+    parser.add_argument(
+        "--json", action="store_true", help="an object a line, the first of them whether they are equal"
+    )
 
 
 def run(args: Namespace) -> int:

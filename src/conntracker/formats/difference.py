@@ -55,7 +55,8 @@ def _lines(found: Diff, width: int) -> Iterator[str]:
     if found.more:
         yield "there are more changes than these: --limit N shows up to N"
     if found.shared:
-        texts = [*found.shared[:_MOST], *([f"and {len(found.shared) - _MOST:,} more"] if len(found.shared) > _MOST else [])]
+        more = len(found.shared) - _MOST
+        texts = [*found.shared[:_MOST], *([f"and {more:,} more"] if more > 0 else [])]
         yield from _wrapped("taken to be answered alike by both: " + "; ".join(texts), width, "", "  ")
     yield "not compared: what rules log, count and remember"
 
@@ -110,7 +111,7 @@ def box_text(box: Mapping[str, Values], version: int) -> str:
 def _service(box: Mapping[str, Values], version: int) -> str:
     protocol = _of(box, "protocol", version)
     text = protocol or "all"
-    if version == 6 or "saddr" not in box and "daddr" not in box:
+    if version == 6 or ("saddr" not in box and "daddr" not in box):
         text = f"IPv{version} {text}"
     if "dport" in box:
         text += f" {_of(box, 'dport', version)}" if box["dport"] is not None else " without ports"

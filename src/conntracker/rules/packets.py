@@ -20,9 +20,9 @@ Packet = dict[str, int | str | None]
 # Extension headers of IPv6 (ipv6_ext_hdr, net/ipv6/exthdrs_core.c): behind one of these, the protocol is another.
 NEXT_HEADERS: Intervals = normal([(0, 0), (43, 44), (51, 51), (59, 60)])
 
-# Neighbour and multicast listener discovery, which connection tracking leaves alone (noct_valid_new,
+# Neighbour, multicast listener and multicast router discovery, which connection tracking leaves alone (noct_valid_new,
 # net/netfilter/nf_conntrack_proto_icmpv6.c).
-UNTRACKED_ICMPV6: Intervals = normal([(130, 136), (143, 143)])
+UNTRACKED_ICMPV6: Intervals = normal([(130, 136), (143, 143), (151, 152)])
 
 # (field, what it requires) of the fields that not every packet has.
 _REQUIRING = [(name, field.requires) for name, field in FIELDS.items() if field.requires]

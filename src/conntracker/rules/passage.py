@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from conntracker.rules.changes import GIVEN, Past, Xor
+from conntracker.rules.changes import GIVEN, LOST, Past, Xor
 from conntracker.rules.crowd import Crowd, Numbers, States, joined, values_of
 from conntracker.rules.deciding import weight
 from conntracker.rules.fields import CT_STATES
@@ -42,11 +42,11 @@ _ICMP = In("protocol", normal([(1, 1), (58, 58)]))
 _ICMPV6 = In("protocol", single(58))
 _BARE = In("icmp_type", UNTRACKED_ICMPV6)
 _LATER = In("first", single(0))
-_LOOPBACK = Named("iif", ("lo",))
+_LOOPBACK, _TO_LOOPBACK = Named("iif", ("lo",)), Named("oif", ("lo",))
 _UNTRACKED, _INVALID = (Xor(CT_STATES.index(name)) for name in ("untracked", "invalid"))
 
 # What is asked besides what rules ask.
-PASSAGE_TESTS: tuple[Test, ...] = (_NEW, _RELATED, _ICMP, _ICMPV6, _BARE, _LATER, _LOOPBACK)
+PASSAGE_TESTS: tuple[Test, ...] = (_NEW, _RELATED, _ICMP, _ICMPV6, _BARE, _LATER, _LOOPBACK, _TO_LOOPBACK)
 
 _BEFORE_ROUTING = frozenset(("prerouting", "output"))
 _DEVICES = {"ingress": "iif", "egress": "oif"}
@@ -100,9 +100,28 @@ class Passage:
         states = crowd.changed(crowd.all(), lambda past: past.put(missing, none))
         for hook in WAYS[self._way]:
             states = self._at(hook, states)
+        if self._way == "output":
+            states = self._looped(states)
         decided = states.best >= 0
         number = np.where(decided, states.best & ((1 << 40) - 1), -1)
         self.ends.add(states.rows, ACCEPT, (states.best >> 40) & 1, number)
+
+    def _looped(self, states: States) -> States:
+        """The loopback device brings a packet in again: its state and mark stay."""
+        crowd, space = self.crowd, self._programs.space
+        loops = space.members(_TO_LOOPBACK)[crowd.classes(space.axis(_TO_LOOPBACK), states)]
+        interface = Xor(crowd.rows.number_of("lo"))
+
+        def arrived(past: Past) -> Past:
+            past = past.put("iif", interface).put("oif", Xor(0))
+            for name in ("skuid", "skgid", "packet_type"):
+                past = past.put(name, LOST)
+            return past
+
+        looping = crowd.changed(states.at(loops), arrived)
+        for hook in WAYS["input"][1:]:
+            looping = self._at(hook, looping)
+        return joined([looping, states.at(~loops)])
 
     # --- hooks and base chains ---
 
@@ -117,7 +136,12 @@ class Passage:
             if hidden and effective_priority(known) > CONNTRACK:
                 states, hidden = self._show(states), False
             states = self._base(known, states)
-        return self._show(states) if hidden else states
+        if hidden:
+            states = self._show(states)
+        if hook in {"ingress", "forward"}:
+            return states
+        asked = frozenset(("dst" if hook in _BEFORE_ROUTING else "src",))  # a packet that loops is asked no more
+        return self.crowd.changed(states, lambda past: past.toward(asked))
 
     def _hide(self, hook: str, states: States) -> States:
         """Before connection tracking has seen a packet, there is no state: nft and iptables call that invalid."""

@@ -66,7 +66,7 @@ class Rows:
 
     def __init__(self, columns: Mapping[str, Column], count: int, version: int, host: Host | None, way: str) -> None:
         self.count, self.version, self.host = count, version, host
-        self.names: list[str] = [""]
+        self.names: list[str] = ["", "lo"]
         self._types = _Types(version, host)
         self._base = {field: self._read(field, column) for field, column in columns.items() if field != "family"}
         if "nexthdr" not in self._base and "protocol" in self._base and version == 6:

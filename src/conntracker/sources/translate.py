@@ -15,13 +15,14 @@ import socket
 import struct
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conntracker.rules.errors import RuleSyntaxError
 from conntracker.rules.nft.anonymous import with_names
 from conntracker.sources.netns import Namespace, enter_user_namespace
-from conntracker.sources.nftables import NFT_CTX_OUTPUT_HANDLE, NFT_CTX_OUTPUT_JSON, Nftables, NftablesError
-from conntracker.wire import netlink
+
+if TYPE_CHECKING:
+    from conntracker.sources.nftables import NftablesError
 
 __all__ = ["translate"]
 
@@ -45,8 +46,8 @@ def translate(text: str, name: str) -> tuple[str, str]:
 
     name   of the file: its directory is where files that it includes are looked for
 
-    Raises RuleSyntaxError for what nft or the kernel refuses, with file, line and column; LibraryMissing;
-    OSError where no namespace can be made.
+    Raises RuleSyntaxError for what nft or the kernel refuses, with file, line and column;
+    OSError where there is no libnftables, or no namespace can be made.
     """
     where = os.path.dirname(os.path.abspath(name))
     asked = json.dumps({"text": text, "directory": where if os.path.isdir(where) else "/"})
@@ -81,12 +82,18 @@ def _syntax_error(said: str, what: str, path: str, name: str) -> RuleSyntaxError
 
 
 def _serve() -> None:
-    """Translate what stands on standard input, and write the answer to standard output."""
+    """Translate what stands on standard input, and write the answer to standard output.
+
+    What imports numpy, which starts threads, is imported later: a process with threads cannot make a user namespace.
+    """
     asked = json.loads(sys.stdin.buffer.read().decode("utf-8", "surrogateescape"))
     try:
         answer = _answer(asked["text"], asked["directory"])
-    except OSError as error:
-        answer = {"errno": error.errno or errno.EIO, "what": error.strerror or str(error)}
+    except (ImportError, OSError) as error:
+        answer = {
+            "errno": getattr(error, "errno", None) or errno.EIO,
+            "what": getattr(error, "strerror", None) or str(error),
+        }
     sys.stdout.write(json.dumps(answer))
 
 
@@ -109,6 +116,8 @@ def _answer(text: str, directory: str) -> dict[str, Any]:
 
 def _load(path: str) -> NftablesError | None:
     """Load the file, or say why not. In a context of its own: definitions stay in one, and cannot be made twice."""
+    from conntracker.sources.nftables import Nftables, NftablesError
+
     with Nftables() as nft:
         try:
             nft.run(f'include "{path}"')
@@ -118,6 +127,8 @@ def _load(path: str) -> NftablesError | None:
 
 
 def _listed() -> dict[str, Any]:
+    from conntracker.sources.nftables import NFT_CTX_OUTPUT_HANDLE, NFT_CTX_OUTPUT_JSON, Nftables
+
     with Nftables() as nft:
         listing = nft.run("list ruleset", NFT_CTX_OUTPUT_HANDLE)
         if _NAMELESS.search(listing):
@@ -156,6 +167,8 @@ def _missing(said: str) -> list[str]:
 
 def _make(name: str, made: set[str]) -> bool:
     """Make a dummy interface; False if there is one, or there can be none."""
+    from conntracker.wire import netlink
+
     if name in made or len(made) > _MOST_INTERFACES or not _NAME.fullmatch(name):
         return False
     made.add(name)

@@ -158,7 +158,8 @@ class _TableReader:
             meanings.append(meaning)
         base = hook is not None
         made = Chain(
-            "nft", self.family, self.name, name, hook, priority, _string(inner.get("policy"), "accept") if base else None,
+            "nft", self.family, self.name, name, hook, priority,
+            _string(inner.get("policy"), "accept") if base else None,
             _string(inner.get("type"), "filter") if base else None, self._device(name, inner) if base else None,
             tuple(rules),
         )  # fmt: skip

@@ -128,9 +128,10 @@ def _values(right: Any, kind: str, sets: Sets) -> Intervals:
     listed = sets.elements(right)
     if not isinstance(right, str):
         return intervals(listed, kind)
-    if (made := sets.made.get((right, kind))) is None:
+    made: Intervals | None = sets.made.get((right, kind))
+    if made is None:
         made = sets.made[right, kind] = intervals(listed, kind)
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _name(op: Any, selector: Selector, right: Any, sets: Sets) -> list[Term]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from conntracker.rules.nft.render import statement_text
@@ -17,28 +18,34 @@ def object_text(kind: str, inner: dict[str, Any]) -> str:
 
 
 def _body(kind: str, inner: dict[str, Any]) -> str:
-    match kind:
-        case "counter":
-            return ""
-        case "quota":
-            return f"{'over ' if inner.get('inv') else ''}{inner.get('bytes', 0)} bytes"
-        case "limit":
-            return statement_text({"limit": {key: value for key, value in inner.items() if key != "name"}})[6:]
-        case "ct helper":
-            return f'type "{inner.get("type")}" protocol {inner.get("protocol")}; l3proto {inner.get("l3proto")};'
-        case "ct timeout":
-            policy = inner.get("policy")
-            pairs = ", ".join(f"{name} : {value}" for name, value in policy.items()) if isinstance(policy, dict) else ""
-            times = f"policy = {{ {pairs} }};" if pairs else ""
-            return f"protocol {inner.get('protocol')}; l3proto {inner.get('l3proto')}; {times}"
-        case "ct expectation":
-            words = ("protocol", "dport", "timeout", "size", "l3proto")
-            return "; ".join(f"{word} {inner.get(word)}{'ms' if word == 'timeout' else ''}" for word in words) + ";"
-        case "synproxy":
-            return statement_text({"synproxy": inner}).removeprefix("synproxy ").replace(" wscale", "; wscale")
-        case "secmark":
-            return f'"{inner.get("context")}"'
-        case _:
-            devices = inner.get("dev", [])
-            shown = ", ".join(f'"{one}"' for one in (devices if isinstance(devices, list) else [devices]))
-            return f"hook {inner.get('hook')} priority {inner.get('prio')}; devices = {{ {shown} }};"
+    get = inner.get
+    writers: dict[str, Callable[[], str]] = {
+        "counter": lambda: "",
+        "quota": lambda: f"{'over ' if get('inv') else ''}{get('bytes', 0)} bytes",
+        "limit": lambda: statement_text({"limit": {key: inner[key] for key in inner if key != "name"}})[6:],
+        "ct helper": lambda: f'type "{get("type")}" protocol {get("protocol")}; l3proto {get("l3proto")};',
+        "ct timeout": lambda: _timeout(inner),
+        "ct expectation": lambda: " ".join(
+            f"{word} {get(word)}{'ms' if word == 'timeout' else ''};"
+            for word in ("protocol", "dport", "timeout", "size", "l3proto")
+        ),
+        "synproxy": lambda: (
+            statement_text({"synproxy": inner}).removeprefix("synproxy ").replace(" wscale", "; wscale")
+        ),
+        "secmark": lambda: f'"{get("context")}"',
+        "flowtable": lambda: _flowtable(inner),
+    }
+    return writers[kind]()
+
+
+def _timeout(inner: dict[str, Any]) -> str:
+    policy = inner.get("policy")
+    pairs = ", ".join(f"{name} : {value}" for name, value in policy.items()) if isinstance(policy, dict) else ""
+    times = f" policy = {{ {pairs} }};" if pairs else ""
+    return f"protocol {inner.get('protocol')}; l3proto {inner.get('l3proto')};{times}"
+
+
+def _flowtable(inner: dict[str, Any]) -> str:
+    devices = inner.get("dev", [])
+    shown = ", ".join(f'"{one}"' for one in (devices if isinstance(devices, list) else [devices]))
+    return f"hook {inner.get('hook')} priority {inner.get('prio')}; devices = {{ {shown} }};"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
-    "BINARY", "VERDICTS", "any_text", "braces", "expression_text", "is_set", "map_text", "plain_text", "seconds_text", "style_of",
-    "styles_of", "value_text", "verdict_text",
+    "BINARY", "VERDICTS", "any_text", "braces", "expression_text", "is_set", "map_text", "plain_text",
+    "seconds_text", "style_of", "styles_of", "value_text", "verdict_text",
 ]  # fmt: skip
 
 _PLAIN_META = {"iif", "iifname", "oif", "oifname", "iifgroup", "oifgroup"}
@@ -69,32 +69,39 @@ def style_of(left: Any) -> str:
 def value_text(value: Any, style: str | list[str] = "plain") -> str:
     """What stands on the right side of a match."""
     one = style if isinstance(style, str) else style[0] if style else "plain"
-    if isinstance(value, bool):
-        return ("exists" if value else "missing") if one in {"presence", "route"} else str(int(value))
-    if isinstance(value, int):
-        return str(_NUMBERS.get(one, str)(value))
-    if isinstance(value, str):
-        return f'"{value}"' if one in {"name", "route"} and not value.startswith("@") and value != "*" else value
+    if isinstance(value, str | int):
+        return _single(value, one)
     if isinstance(value, list):
         return ",".join(value_text(part, one) for part in value)
     if not isinstance(value, dict) or len(value) != 1:
         return plain_text(value)
     (form, inner), *_ = value.items()
-    match form:
-        case "range":
-            return f"{value_text(inner[0], one)}-{value_text(inner[1], one)}"
-        case "prefix":
-            return f"{value_text(inner['addr'], one)}/{inner['len']}"
-        case "concat":
-            styles = style if isinstance(style, list) else [one] * len(inner)
-            return " . ".join(value_text(part, kind) for part, kind in zip(inner, styles, strict=False))
-        case "set":
-            return braces(inner if isinstance(inner, list) else [inner], style)
-        case "|":
-            return " | ".join(value_text(part, one) for part in inner)
-        case "elem":
-            return _element(inner, style)
-    return expression_text(value)
+    writer = _RIGHT.get(form)
+    return writer(inner, style, one) if writer is not None else expression_text(value)
+
+
+def _single(value: str | int, style: str) -> str:
+    if isinstance(value, bool):
+        return ("exists" if value else "missing") if style in {"presence", "route"} else str(int(value))
+    if isinstance(value, int):
+        return str(_NUMBERS.get(style, str)(value))
+    return f'"{value}"' if style in {"name", "route"} and not value.startswith("@") and value != "*" else value
+
+
+def _concat(inner: Any, style: str | list[str], one: str) -> str:
+    styles = style if isinstance(style, list) else [one] * len(inner)
+    return " . ".join(value_text(part, kind) for part, kind in zip(inner, styles, strict=False))
+
+
+# form -> what writes it, of (what is in it, the style of each field, the first)
+_RIGHT: dict[str, Any] = {
+    "range": lambda inner, _, one: f"{value_text(inner[0], one)}-{value_text(inner[1], one)}",
+    "prefix": lambda inner, _, one: f"{value_text(inner['addr'], one)}/{inner['len']}",
+    "concat": _concat,
+    "set": lambda inner, style, _: braces(inner if isinstance(inner, list) else [inner], style),
+    "|": lambda inner, _, one: " | ".join(value_text(part, one) for part in inner),
+    "elem": lambda inner, style, _: _element(inner, style),
+}
 
 
 def braces(values: list[Any], style: str | list[str]) -> str:

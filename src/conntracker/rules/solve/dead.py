@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from conntracker.rules.ruleset import Ruleset
@@ -52,16 +52,19 @@ class _Found:
     reason: Reason | None = None
 
 
-def dead(ruleset: Ruleset, local: Local = None, *, explain: bool = True) -> list[Dead]:
+def dead(
+    ruleset: Ruleset, local: Local = None, *, explain: bool = True, only: Collection[Rule] | None = None
+) -> list[Dead]:
     """The rules that can never decide, in the order of the ruleset. Rules of chains that are not for IP are left out.
 
     local    the host's own addresses, by IP version, if they are known
     explain  whether to look for the rules that cover each
+    only     rules to look at; None for all
     """
     found: dict[Place, _Found] = {}
     for version in ruleset.families():
         with question([ruleset], version, local) as asked:
-            _Search(ruleset, asked, found, explain).run()
+            _Search(ruleset, asked, found, explain, only).run()
     unused = unused_places(ruleset)
     out = []
     for known in ruleset.chains:
@@ -86,10 +89,17 @@ def _dead(rule: Rule, found: _Found) -> Dead:
 class _Search:
     """One IP version."""
 
-    def __init__(self, ruleset: Ruleset, asked: Question, found: dict[Place, _Found], explain: bool) -> None:
+    def __init__(
+        self, ruleset: Ruleset, asked: Question, found: dict[Place, _Found], explain: bool,
+        only: Collection[Rule] | None,
+    ) -> None:  # fmt: skip
         self.ruleset, self.asked, self.found = ruleset, asked, found
         self.circuit, self.session = asked.domain.circuit, asked.session
-        self.places = asked.ways[0].by_place()
+        self.places = {
+            place: stands
+            for place, stands in asked.ways[0].by_place().items()
+            if only is None or stands[0][0].chain.chain.rules[place[1]] in only
+        }
         self.reasons, self.explain = Reasons(asked), explain
         self.atoms = asked.atoms.outcomes
         self._texts: dict[str, list[int]] = {}

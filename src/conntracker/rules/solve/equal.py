@@ -7,7 +7,7 @@ are paired in the order in which they come, the first `limit` of a text with the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from conntracker.rules.ruleset import Ruleset
@@ -16,6 +16,7 @@ from conntracker.rules.solve.dead import ALWAYS, dead
 from conntracker.rules.solve.domain import Witness
 from conntracker.rules.solve.model import Local, Question, question, witness
 from conntracker.rules.solve.ways import Way
+from conntracker.steps import Rule
 
 __all__ = ["Equal", "Unequal", "changed_fields", "equivalent", "outcomes", "unequal", "versions_of", "without_dead"]
 
@@ -47,7 +48,10 @@ class Unequal:
 def equivalent(one: Ruleset, other: Ruleset, local: Local = None) -> Equal | Unequal:
     """Equal, or a packet as evidence."""
     versions = versions_of((one, other))
-    one, other = without_dead(one, local), without_dead(other, local)
+    only = _apart(one, other)
+    one, other = without_dead(one, local, only), without_dead(other, local, only)
+    if _apart(one, other):
+        one, other = without_dead(one, local), without_dead(other, local)
     for version in versions:
         with question([one, other], version, local) as asked:
             found = _differing(asked)
@@ -56,9 +60,28 @@ def equivalent(one: Ruleset, other: Ruleset, local: Local = None) -> Equal | Une
     return Equal(versions)
 
 
-def without_dead(ruleset: Ruleset, local: Local = None) -> Ruleset:
-    """The ruleset without its dead rules, which does the same: what is left of two can be told to be alike by its form."""
-    found = {id(one.rule) for one in dead(ruleset, local, explain=False) if one.certainty == ALWAYS and one.versions}
+def _apart(one: Ruleset, other: Ruleset) -> set[Rule]:
+    """The rules of each that the other has no equal of in the same chain."""
+    rules: list[dict[tuple[object, ...], list[Rule]]] = [{}, {}]
+    for found, ruleset in zip(rules, (one, other), strict=True):
+        for known in ruleset.chains:
+            for rule, meaning in known.items():
+                found.setdefault((known.key[1:], meaning.parts), []).append(rule)
+    apart: set[Rule] = set()
+    for mine, others in (rules, rules[::-1]):
+        for key, found_ in mine.items():
+            if len(found_) != len(others.get(key, ())):
+                apart.update(found_)
+    return apart
+
+
+def without_dead(ruleset: Ruleset, local: Local = None, only: Collection[Rule] | None = None) -> Ruleset:
+    """The ruleset without its dead rules, which does the same: what is left of two can be told to be alike by its form.
+
+    only   rules to look at; None for all
+    """
+    dead_rules = dead(ruleset, local, explain=False, only=only)
+    found = {id(one.rule) for one in dead_rules if one.certainty == ALWAYS and one.versions}
     chains = []
     for known in ruleset.chains:
         kept = [pair for pair in known.items() if id(pair[0]) not in found]

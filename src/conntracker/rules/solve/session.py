@@ -9,7 +9,8 @@ from conntracker.rules.solve.circuit import TRUE, Circuit
 
 __all__ = ["Session"]
 
-SOLVER = "cadical153"
+import os
+SOLVER = os.environ.get("S","cadical153")
 
 
 class Session:
