@@ -7,85 +7,24 @@ blame, or a packet.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
 
+from conntracker.answers.audit_findings import KINDS, Audit, Finding
 from conntracker.answers.audit_order import Overlap, overlaps
 from conntracker.answers.audit_redundant import redundant_rules
-from conntracker.answers.audit_summary import Summary, summary_of
+from conntracker.answers.audit_summary import summary_of
 from conntracker.answers.audit_unused import chains_without_way, sets_without_rule
 from conntracker.answers.audit_wide import Wide, size
-from conntracker.answers.replay import replay
+from conntracker.answers.replay import packets_for, replay
 from conntracker.rules.intervals import Intervals
-from conntracker.rules.ruleset import ChainKey, KnownChain, Ruleset
+from conntracker.rules.ruleset import KnownChain, Ruleset
 from conntracker.rules.solve.dead import ALWAYS, Dead, dead, policies_never_reached
-from conntracker.rules.solve.domain import Witness
-from conntracker.rules.solve.model import question, witness
 from conntracker.rules.terms import AnyOf, Atom, Branches, In, Named, Verdict
 from conntracker.rules.walk import Course
 from conntracker.steps import Rule
 
-__all__ = ["KINDS", "Audit", "Finding", "audit"]
-
-# What is looked for, in the order in which it is told, each with what it is.
-KINDS = {
-    "dead": "rules that no packet ever matches",
-    "redundant": "rules that could go, and nothing would change",
-    "policy": "policies that no packet ever comes to",
-    "unused-chain": "chains that nothing leads to",
-    "unused-set": "sets and maps that no rule refers to",
-    "unhit": "rules that packets can match, and none did",
-    "order": "rules of which the order matters",
-    "wide": "rules that let through far more than was seen",
-}
+__all__ = ["audit"]
 
 _MOST_PACKETS = 200  # rules for which a packet is made as evidence
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that somebody should look at.
-
-    kind       one of KINDS
-    place      family, table, and the chain or set
-    rule       None where it is about a policy, a chain or a set
-    reason     why, in one sentence
-    because    the rules to blame
-    witness    a packet as evidence
-    asked      (text, outcome) of the matches that its way hangs on
-    certainty  ALWAYS, or `unless ...`
-    source     file:line of a set, or of a chain's first rule
-    numbers    what was counted, by name
-    wide       what it admits and what was seen
-    """
-
-    kind: str
-    place: tuple[str, str, str]
-    rule: Rule | None
-    reason: str
-    because: tuple[Rule, ...] = ()
-    witness: Witness | None = None
-    asked: tuple[tuple[str, bool], ...] = ()
-    certainty: str = ALWAYS
-    source: str | None = None
-    numbers: dict[str, Any] = field(default_factory=dict)
-    wide: Wide | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """All that was found, by kind in the order of KINDS, then in the order of the ruleset; and what was looked at.
-
-    notes   lines on what was left out, and why
-    """
-
-    summary: Summary
-    findings: tuple[Finding, ...]
-    notes: tuple[str, ...] = ()
-
-    def of(self, kinds: Collection[str]) -> bool:
-        """Whether anything of these kinds was found."""
-        return any(one.kind in kinds for one in self.findings)
 
 
 def audit(
@@ -162,14 +101,8 @@ class _Auditor:
     def _unused_chains(self) -> Iterable[Finding]:
         for known in self.unused:
             count = len(known.chain.rules)
-            rules = (
-                "has no rules"
-                if not count
-                else f"its {count:,} rules never decide"
-                if count > 1
-                else "its rule never decides"
-            )
-            reason = f"no way leads to it from any base chain; {'it ' * (not count)}{rules}"
+            rules = ("it has no rules", "its rule never decides", f"its {count:,} rules never decide")[min(count, 2)]
+            reason = f"no way leads to it from any base chain; {rules}"
             yield Finding(
                 "unused-chain", known.key[1:], None, reason, source=_source(known), numbers={"rules": count}
             )  # fmt: skip
@@ -222,27 +155,6 @@ class _Auditor:
             yield Finding("wide", _place(one.rule), one.rule, reason, numbers=numbers, wide=one)
 
 
-def packets_for(
-    ruleset: Ruleset, rules: Sequence[Rule], local: dict[int, Intervals] | None = None
-) -> dict[int, Witness]:
-    """By id(rule), a packet that matches it, as usual as possible."""
-    wanted = {id(rule) for rule in rules}
-    found: dict[int, Witness] = {}
-    if not wanted:
-        return found
-    for version in ruleset.families():
-        with question([ruleset], version, local) as asked:
-            for place, stands in asked.ways[0].by_place().items():
-                for made, entry in stands:
-                    rule = made.chain.chain.rules[place[1]]
-                    if id(rule) not in wanted or id(rule) in found:
-                        continue
-                    one = witness(asked, (entry, made.matched[place[1]]))
-                    if one is not None:
-                        found[id(rule)] = one
-    return found
-
-
 def _order_finding(one: Overlap) -> Finding:
     count = len(one.others)
     some = f"{count} {'later' if one.first else 'earlier'} rules match" if count > 1 else (
@@ -285,16 +197,3 @@ def _counters(ruleset: Ruleset) -> dict[int, tuple[int, int]]:
         id(rule): meaning.counters
         for known in ruleset.chains for rule, meaning in known.items() if meaning.counters is not None
     }  # fmt: skip
-
-
-def without_rule(ruleset: Ruleset, key: ChainKey, index: int) -> Ruleset:
-    """The ruleset without one rule; the others keep their positions."""
-    chains = []
-    for known in ruleset.chains:
-        if known.key == key:
-            rules = known.chain.rules[:index] + known.chain.rules[index + 1 :]
-            meanings = known.meanings[:index] + known.meanings[index + 1 :]
-            chains.append(replace(known, chain=replace(known.chain, rules=rules), meanings=meanings))
-        else:
-            chains.append(known)
-    return replace(ruleset, chains=tuple(chains))

@@ -159,7 +159,7 @@ def swapped(ruleset: Ruleset, key: ChainKey, one: int, other: int) -> Ruleset:
 
 
 def candidates(meanings: Sequence[Meaning], boxes: Boxes) -> list[Pair]:
-    """Pairs (earlier, later) of opposite verdicts of which the boxes overlap, and neither is inside the other; most telling first."""
+    """Pairs (earlier, later) of opposite verdicts that overlap, neither inside the other; most telling first."""
     verdicts = [_final(meaning) for meaning in meanings]
     pairs: list[tuple[bool, bool, Pair]] = []
     for later, verdict in enumerate(verdicts):
@@ -209,7 +209,7 @@ def _only_state(meaning: Meaning) -> bool:
 
 
 def _grouped(pairs: Collection[Pair]) -> Iterator[tuple[int, bool, list[int]]]:
-    """The fewest rules that are in all pairs, those in most of them first: (rule, whether it is the earlier, others)."""
+    """(rule, whether it is the earlier, others): the fewest rules that are in all pairs, those in most of them first."""
     pairs = set(pairs)
     while pairs:
         count: dict[tuple[int, bool], set[Pair]] = {}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 FOUND = 1
-# As in answers.audit, which takes numpy and the solver to import.
+# As in answers.audit_findings, which takes numpy and the solver to import.
 KINDS = ("dead", "redundant", "policy", "unused-chain", "unused-set", "unhit", "order", "wide")
 
 

@@ -7,7 +7,7 @@ import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from conntracker.answers.audit import KINDS
+from conntracker.answers.audit_findings import KINDS
 from conntracker.answers.audit_wide import size
 from conntracker.formats.packets import packet_json, packet_text
 from conntracker.formats.table import printable
@@ -16,7 +16,7 @@ from conntracker.formats.values import values_text
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from conntracker.answers.audit import Audit, Finding
+    from conntracker.answers.audit_findings import Audit, Finding
     from conntracker.answers.audit_summary import Summary
     from conntracker.answers.audit_wide import Wide
     from conntracker.rules.solve.domain import Witness

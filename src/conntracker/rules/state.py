@@ -188,6 +188,8 @@ class State:
         value: object = change.value
         if change.source is not None:
             source = packet.get(change.source, UNKNOWN)
+            if source is None:
+                return  # xt_CONNMARK.c: without a flow, the mark stays
             value = UNKNOWN if not isinstance(source, int) else (source & change.source_mask) ^ (change.value or 0)
         if value is None:
             value = UNKNOWN

@@ -87,7 +87,7 @@ Term = In | Named | AnyOf | Atom
 class Assign:
     """The field becomes (old & ~mask) ^ value; with a source, (old & ~mask) ^ (source & source_mask ^ value).
 
-    value is None where the new value is not known.
+    value is None where the new value is not known. A packet without the source's field keeps the old one.
     """
 
     field: str

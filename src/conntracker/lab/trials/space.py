@@ -26,6 +26,11 @@ _BROADCAST = {4: 0xFFFFFFFF}
 # Bytes of the IP packet that each protocol needs behind IPv4's header.
 SHORTEST = {1: 8, 58: 8, 6: 20, 17: 8, 33: 16, 132: 32, 136: 8}
 _LENGTH = 120
+_LINK_LOCAL6 = 0xFE80 >> 6
+_RELATED = CT_STATES.index("related")
+_REDIRECTS = frozenset(((1, 5), (58, 137)))
+_OTHER_ICMP = frozenset(((4, 58), (6, 1)))
+_OF_OTHER = frozenset((33,))  # of DCCP no flows are made
 # The protocols whose packets have a field, and a value for those that had none before.
 _HAD_BY = {
     "sport": _PORTED, "dport": _PORTED, "tcp_flags": frozenset((_TCP,)),
@@ -103,9 +108,16 @@ class Space:
 
     def plain(self, packet: Packet) -> bool:
         """Whether only the rules decide where it goes: no copies for the host, no flows with themselves."""
-        if packet["way"] == "output" and (not packet["daddr"] or self.kind_of(packet, "daddr") in _COPIED):
+        if packet["saddr"] == packet["daddr"] or not packet["saddr"] or not packet["daddr"]:
             return False
-        return packet["saddr"] != packet["daddr"] and bool(packet["saddr"])
+        if packet["family"] == 6 and _LINK_LOCAL6 in (int(packet["saddr"]) >> 118, int(packet["daddr"]) >> 118):
+            return False  # such addresses are routed apart
+        if packet["protocol"] in _OF_OTHER or (packet["family"], packet["protocol"]) in _OTHER_ICMP:
+            return False
+        if packet["way"] == "output" and {self.kind_of(packet, "daddr"), self.kind_of(packet, "saddr")} & _COPIED:
+            return False
+        # nf_nat_icmp_reply_translation drops redirects of flows that it has not looked at.
+        return packet["ct_state"] != _RELATED or (packet["protocol"], packet["icmp_type"]) not in _REDIRECTS
 
 
 def _with_headers(made: Packet) -> Packet:

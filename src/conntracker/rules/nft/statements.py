@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,8 +56,9 @@ def meaning_of(statements: list[Any], place: Place, comment: str | None) -> Mean
     reader = _Reader(place, Known(place.families))
     for statement in statements:
         reader.read(statement)
-    uses = tuple(dict.fromkeys(_uses(statements)))
-    return Meaning(tuple(reader.parts), reader.counters, comment, uses)
+    uses: dict[str, None] = {}
+    _uses(statements, uses)
+    return Meaning(tuple(reader.parts), reader.counters, comment, tuple(uses))
 
 
 @dataclass(slots=True)
@@ -270,20 +271,22 @@ def _needs_of_key(key: Any, known: Known) -> list[Any]:
         return list(needs_of(key))
 
 
+_SET_KEYS = {"right", "data", "set", "map"}
 _OBJECT_KEYS = {"counter", "quota", "limit", "ct helper", "ct timeout", "ct expectation", "synproxy", "flowtable"}
 
 
-def _uses(value: Any) -> Iterator[str]:
-    """Names of the sets, maps and other objects of its table in a rule."""
+def _uses(value: Any, found: dict[str, None]) -> None:
+    """Take in the names of the sets, maps and other objects of its table in a rule."""
     if isinstance(value, list):
         for one in value:
-            yield from _uses(one)
-    elif isinstance(value, dict):
-        for key, one in value.items():
-            if isinstance(one, str):
-                if key in _OBJECT_KEYS:
-                    yield one
-                elif one.startswith("@") and key in {"right", "data", "set", "map"}:
-                    yield one[1:]
-            elif key != "left" and isinstance(one, dict | list):
-                yield from _uses(one)
+            if isinstance(one, dict | list):
+                _uses(one, found)
+        return
+    for key, one in value.items():
+        if isinstance(one, str):
+            if key in _OBJECT_KEYS:
+                found[one] = None
+            elif one[:1] == "@" and key in _SET_KEYS:
+                found[one[1:]] = None
+        elif isinstance(one, dict | list) and key != "left":
+            _uses(one, found)
