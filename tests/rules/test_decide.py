@@ -227,6 +227,10 @@ class Maker:
         boxes = (tuple(self.test() for _ in range(self.pick.randint(1, 2))) for _ in range(self.pick.randint(1, 3)))
         return AnyOf(tuple(boxes), negated)
 
+    def case(self) -> AnyOf | Atom:
+        """The key of a verdict map."""
+        return self.pick.choice(ATOMS) if self.pick.random() < 0.2 else self.any_of(self.pick.random() < 0.1)
+
     def part(self) -> Part:
         """Something that a rule asks or changes."""
         pick = self.pick
@@ -245,10 +249,8 @@ class Maker:
         out = []
         for _ in range(pick.randint(0, count)):
             parts = [self.part() for _ in range(pick.randint(0, 3))]
-            if any(isinstance(part, Assign) and part.source == "ct_mark" for part in parts):
-                parts.insert(0, In("ct_state", normal([(1, 3)])))  # as parsers do: there is a mark to read
             if pick.random() < 0.2:
-                cases = [(self.any_of(False), pick.choice(verdicts)) for _ in range(pick.randint(1, 2))]
+                cases = [(self.case(), pick.choice(verdicts)) for _ in range(pick.randint(1, 3))]
                 parts.append(Branches(tuple(cases)))
             elif pick.random() < 0.8:
                 parts.append(pick.choice(ends))

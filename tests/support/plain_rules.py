@@ -163,6 +163,8 @@ class _Walk:
         elif self.value(part.field) is not None:
             source = 0 if part.source is None else self.value(part.source)
             old = self.value(part.field)
+            if source is None:
+                return
             if part.value is None or not isinstance(source, int) or not isinstance(old, int):
                 self.lose(part.field)
             else:

@@ -8,11 +8,11 @@ left out: there the order is the whole point.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from conntracker.answers.replay import replay
-from conntracker.rules.intervals import Intervals, intersect
+from conntracker.rules.intervals import Intervals, intersect, is_subset
 from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset
 from conntracker.rules.solve.boxes import Boxes
 from conntracker.rules.solve.domain import Witness
@@ -161,12 +161,17 @@ def swapped(ruleset: Ruleset, key: ChainKey, one: int, other: int) -> Ruleset:
 def candidates(meanings: Sequence[Meaning], boxes: Boxes) -> list[Pair]:
     """Pairs (earlier, later) of opposite verdicts that overlap, neither inside the other; most telling first."""
     verdicts = [_final(meaning) for meaning in meanings]
+    plain = [_plain(meaning) for meaning in meanings]
     pairs: list[tuple[bool, bool, Pair]] = []
     for later, verdict in enumerate(verdicts):
         if verdict is None:
             continue
         for earlier in map(int, boxes.overlapping(later)):
-            if verdicts[earlier] is not None and verdicts[earlier] != verdict and _meet(boxes, earlier, later):
+            if verdicts[earlier] is None or verdicts[earlier] == verdict:
+                continue
+            one, other = boxes.tests[earlier] or {}, boxes.tests[later] or {}
+            nested = (plain[later] and _inside(one, other)) or (plain[earlier] and _inside(other, one))
+            if not nested and _meet(one, other):
                 pairs.append((_only_state(meanings[earlier]), verdicts[earlier] != "accept", (earlier, later)))
     return [pair for *_, pair in sorted(pairs)]
 
@@ -181,15 +186,14 @@ def _final(meaning: Meaning) -> str | None:
     return "refuse" if verdict.kind in _REFUSING else "accept" if verdict.kind == "accept" else None
 
 
-def _meet(boxes: Boxes, one: int, other: int) -> bool:
-    """Whether some field of each tells more than the other's, and all have values in common."""
-    first, second = boxes.tests[one], boxes.tests[other]
-    if first is None or second is None:
-        return True
-    if not all(intersect(values, second[name]) for name, values in first.items() if name in second):
-        return False
-    ahead = any(intersect(values, second.get(name, values)) != second.get(name) for name, values in first.items())
-    return ahead or len(first) < len(second)
+def _meet(first: Mapping[str, Intervals], second: Mapping[str, Intervals]) -> bool:
+    """Whether two boxes have packets in common."""
+    return all(intersect(values, second[name]) for name, values in first.items() if name in second)
+
+
+def _inside(inner: Mapping[str, Intervals], outer: Mapping[str, Intervals]) -> bool:
+    """Whether all packets of a box are in another one."""
+    return all(name in inner and is_subset(inner[name], values) for name, values in outer.items())
 
 
 def _plain(meaning: Meaning) -> bool:
@@ -209,7 +213,7 @@ def _only_state(meaning: Meaning) -> bool:
 
 
 def _grouped(pairs: Collection[Pair]) -> Iterator[tuple[int, bool, list[int]]]:
-    """(rule, whether it is the earlier, others): the fewest rules that are in all pairs, those in most of them first."""
+    """(rule, whether it is the earlier, others): few rules that are in all pairs, those in most of them first."""
     pairs = set(pairs)
     while pairs:
         count: dict[tuple[int, bool], set[Pair]] = {}

@@ -30,7 +30,7 @@ _COLUMNS = {"saddr": "src_hi, src_lo", "daddr": "dst_hi, dst_lo", "dport": "prot
 # At these hooks one end of a packet is always this host.
 _OWN = {"input": "daddr", "output": "saddr"}
 
-Key = tuple[str, str, str, str, str]
+Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +159,9 @@ def _seen(
 
 
 def _key(rule: Rule) -> Key:
-    """What a rule is known by in both: its place and its text, if that is known."""
+    """What a rule is known by in both: its place and its text; not its kind, which a save does not say."""
     text = " ".join((rule.text or f"rule {rule.position}").split())
-    return namespace_of(rule.kind), rule.family, rule.table, rule.chain, text
+    return rule.family, rule.table, rule.chain, text
 
 
 def _only_known_flows(meaning: Meaning) -> bool:

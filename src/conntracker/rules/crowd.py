@@ -23,7 +23,6 @@ __all__ = ["Crowd", "States"]
 
 Numbers = NDArray[np.int64]
 _MOST_PASTS = 50_000  # of a chunk of packets; then what was taken for granted is not remembered
-_CT_FIELDS = frozenset(("ct_state", "ct_status", "ct_direction", "ct_mark"))
 
 
 @dataclass(slots=True)
@@ -241,7 +240,8 @@ class Crowd:
     def ask_atom(self, atom: Atom, states: States) -> tuple[States, States]:
         """Both, unless the packet was asked before: (those for which it holds, the others)."""
         question, again = question_of(atom), self.programs.is_asked_again(atom)
-        yes, no = [], []
+        yes: list[States] = []
+        no: list[States] = []
         for past in values_of(states.past):
             part = states.at(states.past == past)
             known = self.pasts[past].recalled(question) if again else None
@@ -272,15 +272,14 @@ class Crowd:
             having, lacking = states.at(hidden), states.at(~hidden)
         else:
             having, lacking = self.has(part.field, states)
+        without = lacking.at(np.zeros(0, np.int64))
+        if part.source is not None:  # xt_CONNMARK.c: without a flow, the mark stays
+            absent = self.status(part.source, having) == ABSENT
+            having, without = having.at(~absent), having.at(absent)
         full = (1 << width_in(part.field, version)) - 1
         source_full = 0 if part.source is None else (1 << width_in(part.source, version)) - 1
-
-        def after(past: Past) -> Past:
-            if part.source in _CT_FIELDS and past.change("ct_state") is not None:
-                return past.put(part.field, LOST)  # not there yet
-            return past.assigned(part, full, source_full)
-
-        return joined([self.changed(having, after), lacking])
+        given = self.changed(having, lambda past: past.assigned(part, full, source_full))
+        return joined([given, lacking, without])
 
     def translate(self, nat: Nat, hook: str, states: States) -> States:
         """A new destination before routing, a new source behind it."""

@@ -36,7 +36,8 @@ class Axis:
         self.patterns: set[str] = set()
         self._names: dict[str, int] = {}
         self._table: NDArray[np.int32] | None = None
-        self._cuts: NDArray[np.uint64] | NDArray[np.bytes_] | None = None
+        self._cuts = np.zeros(0, np.uint64)
+        self._wide_cuts = np.zeros(0, "S16")
         self.lows: list[int] = []
         self.size = 0
 
@@ -65,7 +66,7 @@ class Axis:
         self.size = len(self.lows)
         if self.width > 64:
             pairs = np.array([(low >> 64, low & 0xFFFFFFFFFFFFFFFF) for low in self.lows], np.uint64)
-            self._cuts = _sortable(pairs)
+            self._wide_cuts = _sortable(pairs)
             return
         self._cuts = np.array(self.lows, np.uint64)
         if self.width <= _TABLE_WIDTH:
@@ -85,12 +86,12 @@ class Axis:
         if self.width > 64:
             if self.mask is not None:
                 values = values & np.array([self.mask >> 64, self.mask & 0xFFFFFFFFFFFFFFFF], np.uint64)
-            return (np.searchsorted(self._cuts, _sortable(values), "right") - 1).astype(np.int32)  # type: ignore[arg-type]
+            return (np.searchsorted(self._wide_cuts, _sortable(values), "right") - 1).astype(np.int32)
         if self.mask is not None:
             values = values & np.uint64(self.mask)
         if self._table is not None:
             return self._table.take(values.astype(np.intp), mode="clip")
-        return (np.searchsorted(self._cuts, values, "right") - 1).astype(np.int32)  # type: ignore[arg-type]
+        return (np.searchsorted(self._cuts, values, "right") - 1).astype(np.int32)
 
     def ranges(self, test: Test) -> Intervals:
         """The classes for which a test holds."""
@@ -296,7 +297,7 @@ class Index:
             found = self._blocks[number] = [(at, *one) for at, one in made if one is not None]
         return found
 
-    def doubtful(self, classes: dict[Axis, Classes], rules: NDArray[np.int32]) -> NDArray[np.bool_]:
+    def doubtful(self, classes: dict[Axis, Classes], rules: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Whether the rule that `first` found asks for something that is not known."""
         out = np.zeros(len(rules), np.bool_)
         for axis in self.axes:

@@ -23,6 +23,7 @@ from conntracker.rules.programs import (
     STOLEN,
     Boxes,
     Cases,
+    Guard,
     Op,
     Program,
     Programs,
@@ -276,11 +277,13 @@ class Passage:
                 self._end(ACCEPT, self.crowd.translate(op, self._hook, states), program.rules[[number]], left)
                 states = joined([])
             elif isinstance(op, Verdict):
-                on += self._verdict(program, number, op, states, left, passed)
+                on += self._verdict(program, number, op, states, left)
                 states = joined([])
             elif isinstance(op, Cases):
-                on += self._cases(program, number, op, states, left, passed)
-                states = joined([])
+                states = self._cases(program, number, op, states, left, on)
+            elif isinstance(op, Guard):
+                yes, states = self._ask(op.question, states)
+                on += self._verdict(program, number, op.verdict, yes, left)
             else:
                 states, no = self._ask(op, states)
                 passed.append(no)
@@ -297,29 +300,28 @@ class Passage:
         raise TypeError(f"no question: {op}")
 
     def _cases(
-        self, program: Program, number: int, op: Cases, states: States, left: list[States], passed: list[States]
-    ) -> list[tuple[States, Numbers]]:
+        self,
+        program: Program,
+        number: int,
+        op: Cases,
+        states: States,
+        left: list[States],
+        on: list[tuple[States, Numbers]],
+    ) -> States:
+        """Those that are no case."""
         found, case = self.crowd.ask_cases(op, states)
-        on = []
         for one in values_of(case):
-            part = found.at(case == one)
-            if one == len(op.verdicts):
-                passed.append(part)
-            else:
-                on += self._verdict(program, number, op.verdicts[one], part, left, passed)
-        return on
+            if one < len(op.verdicts):
+                on += self._verdict(program, number, op.verdicts[one], found.at(case == one), left)
+        return found.at(case == len(op.verdicts))
 
     def _verdict(
-        self, program: Program, number: int, verdict: Verdict, states: States, left: list[States], passed: list[States]
+        self, program: Program, number: int, verdict: Verdict, states: States, left: list[States]
     ) -> list[tuple[States, Numbers]]:
-        if verdict.kind == "continue":
-            passed.append(states)
-            return []
-        code, target = self._programs.action(program, verdict)
+        code, target = (-1, -1) if verdict.kind == "continue" else self._programs.action(program, verdict)
+        if code < 0 or (code == JUMP and target < 0):
+            return [(states, np.full(len(states), number + 1))]
         if code in {JUMP, GOTO}:
-            if target < 0:
-                passed.append(states)
-                return []
             return self._call(target, code, states, np.full(len(states), number), left)
         self._end(code, states, program.rules[[number]], left)
         return []

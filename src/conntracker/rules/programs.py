@@ -14,7 +14,7 @@ from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset
 from conntracker.rules.terms import AnyOf, Assign, Atom, Box, Branches, Effect, In, Named, Nat, Part, Test, Verdict
 from conntracker.steps import Rule
 
-__all__ = ["Boxes", "Cases", "Op", "Plan", "Program", "Programs"]
+__all__ = ["Boxes", "Cases", "Guard", "Op", "Plan", "Program", "Programs"]
 
 # What a rule does whose plain tests hold: a verdict, a jump, or something to be done packet by packet.
 ACCEPT, DROP, REJECT, QUEUE, STOLEN, RETURN, JUMP, GOTO, MORE = range(9)
@@ -40,7 +40,15 @@ class Cases:
         self.index: Index | None = None
 
 
-Op = Test | Boxes | Atom | Assign | Nat | Verdict | Cases
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """One case of a verdict map that is no box: where it holds, a verdict."""
+
+    question: Boxes | Atom
+    verdict: Verdict
+
+
+Op = Test | Boxes | Atom | Assign | Nat | Verdict | Cases | Guard
 
 
 @dataclass(slots=True)
@@ -126,7 +134,9 @@ class Programs:
     # --- making ---
 
     def _fill(self, program: Program, known: KnownChain, first: int) -> None:
-        rules, codes, targets = [], [], []
+        rules: list[int] = []
+        codes: list[int] = []
+        targets: list[int] = []
         for number, (_, meaning) in enumerate(known.items()):
             plan = _plan(meaning, self.version)
             if plan is None:
@@ -158,20 +168,25 @@ class Programs:
         for test in plan.tests:
             self._see(test)
         for op in plan.ops:
-            if isinstance(op, In | Named):
-                self._see(op)
-            elif isinstance(op, Boxes | Cases):
-                for test in (test for box in op.boxes for test in box):
-                    self._see(test)
-                for name in op.needs if isinstance(op, Boxes) else ():
-                    self._need(name)
-            elif isinstance(op, Atom):
-                self._asked[question_of(op)] = self._asked.get(question_of(op), 0) + 1
-            elif isinstance(op, Assign):
-                self._need(op.field)
-                self.exact.update(name for name in (op.field, op.source) if name is not None)
-            elif isinstance(op, Nat):
-                self._see_nat(op)
+            self._see_op(op.question if isinstance(op, Guard) else op)
+
+    def _see_op(self, op: Op) -> None:
+        if isinstance(op, In | Named):
+            self._see(op)
+        elif isinstance(op, Boxes | Cases):
+            for test in (test for box in op.boxes for test in box):
+                self._see(test)
+            for name in op.needs if isinstance(op, Boxes) else ():
+                self._need(name)
+        elif isinstance(op, Atom):
+            self._asked[question_of(op)] = self._asked.get(question_of(op), 0) + 1
+        elif isinstance(op, Assign):
+            names = [name for name in (op.field, op.source) if name is not None]
+            self.exact.update(names)
+            for name in names:
+                self._need(name)
+        elif isinstance(op, Nat):
+            self._see_nat(op)
 
     def _see_nat(self, nat: Nat) -> None:
         for address, port in (("saddr", "sport"), ("daddr", "dport")):
@@ -200,13 +215,15 @@ class Programs:
             often |= more
             grown = bool(more)
         ops = (op for number in often for more in self.programs[number].more.values() for op in more)
-        return {question_of(op) for op in ops if isinstance(op, Atom)}
+        asked = (op.question if isinstance(op, Guard) else op for op in ops)
+        return {question_of(one) for one in asked if isinstance(one, Atom)}
 
     def _targets(self, program: Program) -> Iterator[int]:
         yield from (int(one) for one in program.target if one >= 0)
         for op in (op for more in program.more.values() for op in more):
-            verdicts = op.verdicts if isinstance(op, Cases) else [op] if isinstance(op, Verdict) else []
-            yield from (found for one in verdicts if one.chain and (found := self.target(program, one)) >= 0)
+            ends = op.verdicts if isinstance(op, Cases) else [op.verdict if isinstance(op, Guard) else op]
+            verdicts = (one for one in ends if isinstance(one, Verdict))
+            yield from (found for one in verdicts if (found := self.target(program, one)) >= 0)
 
 
 def question_of(atom: Atom) -> tuple[str, str, str]:
@@ -225,7 +242,7 @@ def _plan(meaning: Meaning, version: int) -> Plan | None:
         for op in made:
             leading = isinstance(op, In | Named) and all(isinstance(one, Atom | Boxes) for one in ops)
             (tests if leading else ops).append(op)  # type: ignore[arg-type]
-        if made and isinstance(made[-1], Verdict | Nat | Cases):
+        if isinstance(part, Verdict | Nat | Branches):
             break
     while ops and isinstance(ops[-1], In | Named | Atom | Boxes):
         ops.pop()
@@ -244,7 +261,7 @@ def _made(part: Part, version: int) -> list[Op] | None:
     if isinstance(part, AnyOf):
         return _any_of(part, version)
     if isinstance(part, Branches):
-        return [_cases(part, version)]
+        return _cases(part, version)
     return [part]
 
 
@@ -271,18 +288,30 @@ def _any_of(term: AnyOf, version: int) -> list[Op] | None:
             return None
         if len(boxes) == 1:
             return list(boxes[0])
-    needs = [test.field for test in (term.boxes[0] if term.boxes else ()) if isinstance(test, In)]
-    return [Boxes(term, boxes, tuple(name for name in needs if name != "family") if term.negated else ())]
+    return [Boxes(term, boxes, _needs(term))]
 
 
-def _cases(part: Branches, version: int) -> Cases:
-    boxes: list[Box] = []
-    verdicts: list[Verdict] = []
+def _cases(part: Branches, version: int) -> list[Op]:
+    """Cases, in runs of such as are boxes."""
+    out: list[Op] = []
     for case, verdict in part.cases:
+        if isinstance(case, Atom):
+            out.append(Guard(case, verdict))
+            continue
+        boxes = [made for box in case.boxes if (made := _box(box, version)) is not None]
         if case.negated:
-            raise ValueError("a verdict map has no negated keys")
-        for box in case.boxes:
-            if (made := _box(box, version)) is not None:
-                boxes.append(made)
-                verdicts.append(verdict)
-    return Cases(boxes, verdicts)
+            out.append(Guard(Boxes(case, boxes, _needs(case)), verdict))
+            continue
+        if not out or not isinstance(out[-1], Cases):
+            out.append(Cases([], []))
+        last = out[-1]
+        if isinstance(last, Cases):
+            last.boxes += boxes
+            last.verdicts += [verdict] * len(boxes)
+    return out
+
+
+def _needs(term: AnyOf) -> tuple[str, ...]:
+    """The fields that a packet must have, to be in none of the boxes."""
+    tests = term.boxes[0] if term.boxes and term.negated else ()
+    return tuple(test.field for test in tests if isinstance(test, In) and test.field != "family")

@@ -80,15 +80,8 @@ class Rows:
         return self.names.index(name)
 
     def _read(self, field: str, column: Column) -> Values:
-        values = column.values
-        if field in NAMES:
-            if column.names:
-                numbers = np.array([self.number_of(name) for name in column.names], np.uint64)
-                values = numbers[values.astype(np.intp)]
-            else:
-                texts, inverse = np.unique(values.astype(str), return_inverse=True)
-                values = np.array([self.number_of(str(one)) for one in texts], np.uint64)[inverse]
-        values = np.ascontiguousarray(values.astype(np.uint64, copy=False))
+        values = self._numbers(column) if field in NAMES else column.values.astype(np.uint64, copy=False)
+        values = np.ascontiguousarray(values)
         wide = width_in(field, self.version) > 64
         if wide and values.ndim == 1:
             values = np.stack([np.zeros_like(values), values], axis=1)
@@ -100,6 +93,14 @@ class Rows:
         if column.present is not None:
             status[~column.present] = ABSENT
         return Values(values, status)
+
+    def _numbers(self, column: Column) -> NDArray[np.uint64]:
+        """Names of interfaces as indices into `names`."""
+        if column.names:
+            numbers = np.array([self.number_of(name) for name in column.names], np.uint64)
+            return numbers.take(column.values.astype(np.intp), mode="clip")
+        texts, inverse = np.unique(column.values.astype(str), return_inverse=True)
+        return np.array([self.number_of(str(one)) for one in texts], np.uint64)[inverse]
 
     def take(self, chosen: NDArray[np.intp]) -> Rows:
         """Some of the rows."""

@@ -24,6 +24,9 @@ _LARGEST: dict[str, int] = {
     "packet_type": len(PACKET_TYPES) - 1,
     "ct_status": 0x3FFF,
     "length": 1500,
+    "skuid": 65534,
+    "skgid": 65534,
+    "mark": (1 << 31) - 1,
 }
 _LARGEST |= dict.fromkeys(("saddr_type", "daddr_type"), len(ROUTE_TYPES) - 1)
 _USUAL: dict[str, tuple[int, ...]] = {

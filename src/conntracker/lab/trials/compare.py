@@ -21,6 +21,8 @@ __all__ = ["Comparison", "Judge", "Line", "Mismatch", "lines_of"]
 Line = tuple[str | None, str, str, str, str, str, int | None, str | None, str | None]
 
 _HOOKS = ("prerouting", "input", "forward", "postrouting")
+# Matches of iptables that drop packets which they cannot count (`hotdrop`, linux/netfilter/x_tables.h).
+_DROPPING = frozenset(("connlimit", "hashlimit", "recent"))
 _PLACE = tuple[str, str, str, str, int | None]
 
 
@@ -55,15 +57,26 @@ class Comparison:
     same        of which the steps are those that the engine says, undecided ones included
     undecided   where they hang on an atom, and are one of the engine's outcomes
     unknown     where the engine did not know a field: what each was
+    dropped     by a match itself, of those that may: no rule's verdict
     routed      dropped by routing, and not by rules: why, as was predicted
     """
 
     packets: int = 0
     same: int = 0
     undecided: int = 0
+    dropped: int = 0
     unknown: dict[str, int] = field(default_factory=dict)
     routed: dict[str, int] = field(default_factory=dict)
     mismatches: list[Mismatch] = field(default_factory=list)
+
+    def add(self, other: Comparison) -> None:
+        """Counts those of another, too."""
+        self.packets, self.same = self.packets + other.packets, self.same + other.same
+        self.undecided, self.dropped = self.undecided + other.undecided, self.dropped + other.dropped
+        for mine, theirs in ((self.unknown, other.unknown), (self.routed, other.routed)):
+            for name, count in theirs.items():
+                mine[name] = mine.get(name, 0) + count
+        self.mismatches += other.mismatches
 
 
 class Judge:
@@ -101,6 +114,9 @@ class Judge:
             guided = self._walk(packet, None, asked)
             fitting = self._fitting(packet, guided, kernel)
         if fitting is None:
+            if any(atom.name in _DROPPING for atom in asked) and self._dropped(packet, kernel, guided):
+                result.dropped += 1
+                return None
             return self._mismatch(packet, kernel, guided)
         result.undecided += bool(asked)
         if reason := self._seen(packet, fitting)[1]:
@@ -138,6 +154,13 @@ class Judge:
         gone = _HOOKS if hook == "prerouting" else _HOOKS[1:]
         kept = tuple(line for line in lines if line[0] not in gone)
         return kept, reason if kept != lines else ""
+
+    def _dropped(self, packet: Packet, kernel: tuple[Line, ...], answer: Answer) -> bool:
+        """Whether the kernel's lines end where a match may have dropped the packet itself, without a word."""
+        if kernel and kernel[-1][5:8] == ("rule", None, "drop"):  # as nf_tables tells it
+            kernel = kernel[:-1]
+        sides = [self._seen(packet, one)[0] for one in answer.outcomes]
+        return any(len(side) > len(kernel) and side[: len(kernel)] == kernel for side in sides)
 
     def lines(self, steps: Iterable[Step]) -> tuple[Line, ...]:
         """What is compared of the steps."""

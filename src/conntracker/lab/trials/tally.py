@@ -105,6 +105,10 @@ class Tally:
             fields = {part.name} if isinstance(part, Atom) else {test.field for test in tests_of((part,))}
             self.passed.update(name for name in self._asked(passed.rule) if _fails(name, part, fields))
 
+    def forget(self) -> None:
+        """Lets go of the rules that were counted; the counts stay."""
+        self._known.clear()
+
     def _asked(self, rule: Rule) -> tuple[str, ...]:
         found = self._known.get(id(rule))
         if found is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from conntracker.rules.fields import ROUTE_TYPES
@@ -113,6 +114,7 @@ def number(value: Any, kind: str) -> int:
     return together
 
 
+@lru_cache(maxsize=65536)
 def _named(value: str, kind: str) -> int:
     bits, names = _KINDS[kind]
     if value in names:

@@ -19,7 +19,7 @@ from conntracker.steps import Rule
 __all__ = ["ALWAYS", "Dead", "dead", "policies_never_reached", "witnesses"]
 
 ALWAYS = "always"
-_ROUNDS = 6  # packets made for a rule before the solver is asked
+_ROUNDS = 4
 _BATCH = 4096  # packets worked out at once: memory is this times the gates of the circuit
 
 
@@ -102,19 +102,62 @@ class _Search:
         }
         self.reasons, self.explain = Reasons(asked), explain
         self.atoms = asked.atoms.outcomes
+        self.open: list[Place] = []  # of which it is not known yet
         self._texts: dict[str, list[int]] = {}
         for literal, (atom, _) in self.atoms.items():
             self._texts.setdefault(atom.text, []).append(literal)
 
     def run(self) -> None:
         """Finds out of each rule whether a packet can match it."""
-        shown = self._simulated()
-        order = {id(made): number for number, (made, _) in enumerate(self._entered())}
-        for place, stands in sorted(self.places.items(), key=lambda one: (order[id(one[1][0][0])], one[0][1])):
+        for place in self.places:
             found = self.found.setdefault(place, _Found())
             found.versions.append(self.asked.version)
             if not found.live:
-                self._rule(place, stands, found, place in shown)
+                self.open.append(place)
+        self._simulated(1)
+        self._covered()
+        self._simulated(_ROUNDS)
+        order = {id(made): number for number, (made, _) in enumerate(self._entered())}
+        self.open.sort(key=lambda place: (order[id(self.places[place][0][0])], place[1]))
+        self._long_chains()
+        for place in self.open:
+            self._rule(place, self.places[place], self.found[place])
+
+    def _covered(self) -> None:
+        """Rules that one earlier rule of their chain covers, as can be seen without a solver."""
+        left = []
+        for place in self.open:
+            stands = self.places[place]
+            reason = self.reasons.covered(stands[0][0], place[1]) if len(stands) == 1 else None
+            if reason is not None:
+                self.found[place].reason = reason
+            else:
+                left.append(place)
+        self.open = left
+
+    def _long_chains(self) -> None:
+        """Rules of chains that are too long to be looked at whole for each of them."""
+        packets: list[tuple[Place, dict[int, int]]] = []
+        left: list[Place] = []
+        for place in self.open:
+            stands = self.places[place]
+            answer = self.reasons.within(stands[0][0], place[1]) if len(stands) == 1 else None
+            if isinstance(answer, Reason):
+                self.found[place].reason = answer
+            else:
+                left.append(place)
+                if answer is not None:
+                    packets.append((place, answer))
+        self.open = left
+        for start in range(0, len(packets), _BATCH):
+            words: dict[int, int] = {}
+            batch = packets[start : start + _BATCH]
+            for number, (_, packet) in enumerate(batch):
+                for variable, bit in packet.items():
+                    words[variable] = words.get(variable, 0) | bit << number
+            for literal in self.atoms:
+                words[literal] = 0
+            self._show(words, len(batch))
 
     def _entered(self) -> list[tuple[Encoded, int]]:
         seen: dict[int, tuple[Encoded, int]] = {}
@@ -123,16 +166,8 @@ class _Search:
                 seen.setdefault(id(one[0]), one)
         return list(seen.values())
 
-    def _rule(self, place: Place, stands: list[tuple[Encoded, int]], found: _Found, shown: bool) -> None:
+    def _rule(self, place: Place, stands: list[tuple[Encoded, int]], found: _Found) -> None:
         index = place[1]
-        if shown:
-            found.live = True
-            return
-        if len(stands) == 1:
-            quick = self.reasons.covered(stands[0][0], index)
-            if quick is not None:
-                found.reason = quick
-                return
         able = [(made, entry) for made, entry in stands if self.session.ask(entry, made.acted[index])]
         if able:
             unless = self._unless(able[0], index) if len(stands) == 1 else None
@@ -153,30 +188,36 @@ class _Search:
         core = {quiet[literal] for literal in self.session.core() if literal in quiet}
         return core if self.session.ask(entry, *quiet) else None
 
-    def _simulated(self) -> set[Place]:
-        """The rules that packets made of the rules' own values show to be live, though no atom but theirs matches."""
+    def _simulated(self, rounds: int) -> None:
+        """Rules that packets made of the rules' own values show to be live, though no atom but theirs matches."""
         samples = Samples(self.ruleset, self.asked.domain)
-        shown: set[Place] = set()
-        for _ in range(_ROUNDS):
-            left = [place for place in self.places if place not in shown]
+        for _ in range(rounds):
+            left = [place for place in self.open for _ in range(8 if rounds > 1 else 1)]
+            if rounds > 1 and not left:
+                return
             for start in range(0, len(left), _BATCH):
-                self._round(samples, left[start : start + _BATCH], shown)
-        return shown
+                batch = left[start : start + _BATCH]
+                self._show(samples.words(batch) | self._atom_words(batch), len(batch))
 
-    def _round(self, samples: Samples, batch: list[Place], shown: set[Place]) -> None:
+    def _show(self, words: dict[int, int], count: int) -> None:
+        """Closes the rules that one of the packets matches."""
         circuit = self.circuit
-        mask = (1 << len(batch)) - 1
-        values = circuit.simulate(samples.words(batch) | self._atom_words(batch), mask)
+        mask = (1 << count) - 1
+        values = circuit.simulate(words, mask)
         good = mask
         for literal in self.asked.domain.always:
             good &= circuit.value(values, mask, literal)
-        for place, stands in self.places.items():
-            if place in shown:
-                continue
-            for made, entry in stands:
-                if circuit.value(values, mask, entry) & circuit.value(values, mask, made.acted[place[1]]) & good:
-                    shown.add(place)
-                    break
+        left = []
+        for place in self.open:
+            index = place[1]
+            if any(
+                circuit.value(values, mask, entry) & circuit.value(values, mask, made.acted[index]) & good
+                for made, entry in self.places[place]
+            ):
+                self.found[place].live = True
+            else:
+                left.append(place)
+        self.open = left
 
     def _atom_words(self, batch: list[Place]) -> dict[int, int]:
         """Atoms do not match, but for the packets that are made for their own rules."""

@@ -7,6 +7,7 @@ between. All are worked out at once (Circuit.simulate); what they cannot show is
 from __future__ import annotations
 
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ Wishes = dict[str, Intervals]
 _WAYS = {"prerouting": ("input", "forward"), "input": ("input",), "forward": ("forward",), "output": ("output",),
          "postrouting": ("forward", "output")}  # fmt: skip
 _MOST_PATHS = 3
+_BORDERED = ("saddr", "daddr", "sport", "dport")
 _ANY_NAME: Intervals = ((1, 1 << 16),)
 _USUAL = {"ct_state": 3, "ttl": 64, "length": 60, "saddr_type": 1, "reverse_path": 1}
 
@@ -86,8 +88,8 @@ def _targets(meaning: Meaning) -> list[str]:
 class _Columns:
     """Values of each field, packet by packet."""
 
-    def __init__(self, domain: Domain, chance: random.Random) -> None:
-        self.domain, self.chance = domain, chance
+    def __init__(self, domain: Domain, chance: random.Random, borders: Mapping[str, list[int]]) -> None:
+        self.domain, self.chance, self.borders = domain, chance, borders
         self.values: dict[str, list[int]] = {name: [] for name in (*FIELDS, *NAMES)}
         self.ways: list[str] = []
 
@@ -100,11 +102,28 @@ class _Columns:
                 none = (name == "iif" and way == "output") or (name == "oif" and way == "input")
                 column.append(0 if none else _pick(intersect(values or _ANY_NAME, _ANY_NAME) or _ANY_NAME, chance))
             else:
-                column.append(_pick(values, chance) if values else self._usual(name, way))
+                column.append(self._pick(name, values or self._everything(name, way)))
         columns = self.values
         if self.domain.version == 6 and not wishes.get("nexthdr"):
             columns["nexthdr"][-1] = columns["protocol"][-1]
         self.ways.append(way)
+
+    def _everything(self, name: str, way: str) -> Intervals:
+        """What is usual, or now and then anything: a border of some rule."""
+        if name in _BORDERED and not self.chance.getrandbits(2):
+            return ((0, (1 << width_of(name, self.domain.version)) - 1),)
+        value = self._usual(name, way)
+        return ((value, value),)
+
+    def _pick(self, name: str, values: Intervals) -> int:
+        """A value of the set; half of the time one at which some rule's values begin."""
+        low, high = values[0] if len(values) == 1 else self.chance.choice(values)
+        borders = self.borders.get(name)
+        if low < high and borders and self.chance.getrandbits(1):
+            first, last = bisect_left(borders, low), bisect_right(borders, high)
+            if first < last:
+                return borders[first + self.chance.getrandbits(62) % (last - first)]
+        return _pick(((low, high),), self.chance)
 
     def _usual(self, name: str, way: str) -> int:
         bits = self.chance.getrandbits
@@ -137,6 +156,7 @@ class Samples:
     def __init__(self, ruleset: Ruleset, domain: Domain, seed: int = 0) -> None:
         self._chance = random.Random(seed)  # noqa: S311 - packets, not secrets
         self._domain = domain
+        self._borders = _borders(ruleset)
         self._paths, self._chains = paths_to(ruleset), ruleset.by_key()
         self._routes = {
             key: [way for hook in sorted(hooks) for way in _WAYS.get(hook, ())]
@@ -145,7 +165,7 @@ class Samples:
 
     def words(self, places: Sequence[Place]) -> dict[int, int]:
         """Input words for Circuit.simulate, without those of atoms: bit n is of a packet made for places[n]."""
-        columns = _Columns(self._domain, self._chance)
+        columns = _Columns(self._domain, self._chance, self._borders)
         for key, index in places:
             wishes = wishes_of(self._chains[key].meanings[index].parts, self._domain, self._chance)
             for parts, target in self._chance.choice(self._paths[key]):
@@ -154,6 +174,17 @@ class Samples:
                     wishes[field] = both or values
             columns.add(wishes, self._chance.choice(self._routes[key]))
         return _words(columns, self._domain)
+
+
+def _borders(ruleset: Ruleset) -> dict[str, list[int]]:
+    """By field, the values at which some rule's values begin, or have just ended."""
+    found: dict[str, set[int]] = {name: set() for name in _BORDERED}
+    for known in ruleset.chains:
+        for meaning in known.meanings:
+            for part in meaning.parts:
+                if isinstance(part, In) and part.field in found and part.mask is None:
+                    found[part.field].update(value for low, high in part.values for value in (low, high + 1))
+    return {name: sorted(values) for name, values in found.items()}
 
 
 def _hooks_of(ruleset: Ruleset) -> dict[ChainKey, set[str]]:

@@ -9,8 +9,7 @@ from conntracker.rules.solve.circuit import TRUE, Circuit
 
 __all__ = ["Session"]
 
-import os
-SOLVER = os.environ.get("S","cadical153")
+SOLVER = "cadical153"
 
 
 class Session:
