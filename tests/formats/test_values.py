@@ -24,6 +24,7 @@ RULE = Rule("iptables-legacy", "ip", "filter", "INPUT", 1, None, "-A INPUT -j DR
         ("dport", ((0, 65535),), None, "any"),
         ("dport", (), None, "nothing"),
         ("ct_state", ((1, 2),), None, "established, related"),
+        ("ct_state", ((0, 0), (2, 4)), None, "any but established"),
         ("protocol", ((6, 6), (17, 17)), None, "tcp, udp"),
         ("mark", ((1, 1),), 0xFF, "0x1/0xff"),
         ("tcp_flags", ((2, 2),), 0x12, "syn/syn|ack"),

@@ -101,16 +101,21 @@ def box_text(box: Mapping[str, Values], version: int) -> str:
     words.append(f"to {_of(box, 'daddr', version) or 'any'}")
     details = [f"{word} {_of(box, field, version)}" for field, word in (("iif", "in"), ("oif", "out")) if field in box]
     details += [f"state {_of(box, 'ct_state', version)}"] if "ct_state" in box else []
-    details += [
-        f"no {FIELD_NAMES[field]}" if values is None else f"{FIELD_NAMES[field]} {_of(box, field, version)}"
-        for field, values in box.items() if field not in _ENDS
-    ]  # fmt: skip
+    details += [_detail(box, field, version) for field in box if field not in _ENDS]
     return ", ".join([" ".join(words), *details])
+
+
+def _detail(box: Mapping[str, Values], field: str, version: int) -> str:
+    if field == "fragment":
+        return "no later fragments" if box[field] == ((0, 0),) else "later fragments"
+    if box[field] is None:
+        return f"no {FIELD_NAMES[field]}"
+    return f"{FIELD_NAMES[field]} {_of(box, field, version)}"
 
 
 def _service(box: Mapping[str, Values], version: int) -> str:
     protocol = _of(box, "protocol", version)
-    text = protocol or "all"
+    text = protocol or (("icmp" if version == 4 else "icmpv6") if box.get("icmp_type") else "all")
     if version == 6 or ("saddr" not in box and "daddr" not in box):
         text = f"IPv{version} {text}"
     if "dport" in box:

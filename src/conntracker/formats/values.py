@@ -7,8 +7,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from conntracker.model import protocol_name
-from conntracker.rules.fields import CT_STATES, FIELDS, PACKET_TYPES, ROUTE_TYPES, width_of
-from conntracker.rules.intervals import complement, prefixes
+from conntracker.rules.fields import CT_STATES, PACKET_TYPES, ROUTE_TYPES, width_of
+from conntracker.rules.intervals import complement, intersect, prefixes
 
 if TYPE_CHECKING:
     from conntracker.rules.intervals import Intervals
@@ -59,7 +59,8 @@ def values_text(field: str, values: Intervals, version: int = 4, mask: int | Non
     """A set of values: `10.1.0.0/16`, `22, 80-90`, `any but 443`; under a mask, `0x1/0xff`."""
     if mask is not None:
         return ", ".join(f"{_range(field, one, version)}/{_mask(field, mask, version)}" for one in values[:_MOST])
-    top = (1 << width_of(field, version)) - 1 if field in FIELDS else 0
+    top = len(_INDEXED[field]) - 1 if field in _INDEXED else (1 << width_of(field, version)) - 1
+    values = intersect(values, ((0, top),))
     others = complement(values, 0, top)
     if not others:
         return "any"
