@@ -21,10 +21,10 @@ from pathlib import Path
 import common
 from conntracker.lab.oracle import LoadRefused
 from conntracker.lab.trials.compare import Comparison
-from conntracker.lab.trials.faults import seeded
 from conntracker.lab.trials.generate import KINDS, random_ruleset
+from conntracker.lab.trials.sharpness import Sharpness, sharpness
 from conntracker.lab.trials.tally import IPTABLES_MATCHES, IPTABLES_TARGETS, NFT_FORMS, Tally
-from conntracker.lab.trials.trial import Recorded, Source, judged, recorded
+from conntracker.lab.trials.trial import Source, judged, recorded
 from conntracker.rules.errors import RuleSyntaxError
 from conntracker.rules.iptables import detect
 
@@ -43,8 +43,7 @@ class Result:
     stray: int = 0
     comparison: Comparison = field(default_factory=Comparison)
     tally: Tally = field(default_factory=Tally)
-    faults: Counter[tuple[str, str]] = field(default_factory=Counter)  # (kind, found, missed or equivalent)
-    missed: list[str] = field(default_factory=list)
+    sharpness: Sharpness = field(default_factory=Sharpness)
     seconds: float = 0.0
 
 
@@ -85,31 +84,11 @@ def try_one(source: Source, packets: int, faults: int, seed: int) -> Result:
         return result
     result.rules = sum(len(known.meanings) for known in record.ruleset.chains)
     result.without, result.lost, result.stray = record.without, record.lost, record.stray
-    result.comparison = judged(record, tally=result.tally, most=_SHOWN)
-    if result.comparison.same == result.comparison.packets:
-        sharpen(record, faults, seed, result)
+    result.comparison, judge = judged(record, result.tally, _SHOWN)
+    result.sharpness = sharpness(record, faults, seed, judge)
     result.tally.forget()
     result.seconds = time.monotonic() - began
     return result
-
-
-def sharpen(record: Recorded, faults: int, seed: int, result: Result) -> None:
-    """Puts faults into the engine's ruleset: the packets that were sent must show each that is one."""
-    from conntracker.rules.solve.equal import equivalent
-
-    tried = 0
-    for fault in seeded(record.ruleset, seed):
-        if tried >= faults:
-            return
-        if judged(record, fault.ruleset, most=1).mismatches:
-            tried += 1
-            result.faults[fault.kind, "found"] += 1
-        elif equivalent(record.ruleset, fault.ruleset, record.host.local):
-            result.faults[fault.kind, "equivalent"] += 1
-        else:
-            tried += 1
-            result.faults[fault.kind, "missed"] += 1
-            result.missed.append(f"{record.source.name}: {fault.kind} at {fault.place}")
 
 
 def report(results: list[Result], wanted_packets: int, seconds: float) -> int:
@@ -119,15 +98,17 @@ def report(results: list[Result], wanted_packets: int, seconds: float) -> int:
         total.add(one.comparison)
         tally.matched += one.tally.matched
         tally.passed += one.tally.passed
-        faults += one.faults
+        faults += one.sharpness.counts
     print(f"\n{'':16} {'matched':>10} {'not':>10}\n{tally}\n")
     refused = [one for one in results if one.error]
     for one in refused:
         print(f"not tried: {one.name}: {one.error.splitlines()[0][:150]}")
-    for line in (line for one in results for line in one.missed):
+    for line in (line for one in results for line in one.sharpness.missed):
         print(f"missed: {line}")
     for kind in sorted({kind for kind, _ in faults}):
-        print(f"{kind:20}", *(f"{what} {faults[kind, what]:5}" for what in ("found", "missed", "equivalent")))
+        print(
+            f"{kind:20}", *(f"{what} {faults[kind, what]:5}" for what in ("found", "missed", "unshown", "equivalent"))
+        )
     found = sum(count for (_, what), count in faults.items() if what == "found")
     missed = sum(count for (_, what), count in faults.items() if what == "missed")
     print(

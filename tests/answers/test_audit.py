@@ -115,7 +115,11 @@ def test_unhit() -> None:
     ruleset = Ruleset.parse(saved(rules), family="ip")
     (one,) = audit(ruleset, ("unhit",), counted="since noon").findings
     assert one.rule is not None
-    assert (one.rule.position, one.numbers, one.asked) == (3, {"counted": "since noon"}, (("-m limit --limit 1/s", True),))
+    assert (one.rule.position, one.numbers, one.asked) == (
+        3,
+        {"counted": "since noon"},
+        (("-m limit --limit 1/s", True),),
+    )
     assert one.witness is not None
     deciding = replay(ruleset, one.witness).step
     assert deciding is not None

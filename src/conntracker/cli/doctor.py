@@ -93,6 +93,7 @@ def _libraries() -> Iterator[Finding]:
     for name, status, advice in (
         ("numpy", "missing", "pip install numpy"),
         ("duckdb", "note", "recordings (-w, show) need it: pip install duckdb"),
+        ("pysat", "note", "audit and diff need it: pip install python-sat"),
     ):
         try:
             yield Finding("ok", f"{name} {import_module(name).__version__}")

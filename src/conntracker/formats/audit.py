@@ -91,14 +91,15 @@ def _wide_lines(one: Wide, width: int) -> Iterator[str]:
     for side in one.sides:
         words = WIDE_FIELDS[side.field]
         some = values_text(side.field, side.admitted, one.version)
-        text = f"{words}: admitted {some} ({_number(size(side.admitted))}), seen {_number(side.values)}"
-        text += f" in {values_text(side.field, side.seen, one.version)}; {_number(side.factor)} times as wide"
+        seen = values_text(side.field, side.seen, one.version)
+        text = f"{words}: {some} ({_number(size(side.admitted))}) may pass, {seen} ({_number(side.values)}) did:"
+        text += f" {_number(side.factor)} times as wide"
         yield from _wrapped(text, width, "    - ", "      ")
 
 
 def _number(value: float) -> str:
-    """A number that may be very large: 4,294,967,296 as 4.3e+09."""
-    return f"{value:,.0f}" if value < 10**6 else f"{value:.1e}"
+    """A number that may be very large: 4,294,967,296 as it is, a share of all of IPv6 as 3.4e+38."""
+    return f"{value:,.0f}" if value < 10**12 else f"{value:.1e}"
 
 
 def witness_lines(

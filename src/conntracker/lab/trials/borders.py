@@ -61,7 +61,7 @@ def choose(
         chooser = _Chooser(ruleset, space, version, draw, sendable, choice, limit)
         for packet in witnesses:
             if packet.get("family") == version:
-                chooser.keep(space.settled(chooser.sent(packet)))
+                chooser.keep(space.settled(space.completed(packet, draw)))
         chooser.choose()
         found |= chooser.matched
     choice.without = [rule for known in ruleset.chains for rule in known.chain.rules if id(rule) not in found]
@@ -120,11 +120,6 @@ class _Chooser:
     def full(self) -> bool:
         """Whether there are enough."""
         return len(self.choice.packets) >= self.limit
-
-    def sent(self, packet: Packet) -> Packet:
-        """A packet of which only some fields are said, as one that can be sent."""
-        way = "output" if not packet.get("iif") else "forward" if packet.get("oif") else "input"
-        return self.space.blank(self.version, str(packet.get("way") or way), self.draw) | packet
 
     def keep(self, packet: Packet) -> bool:
         """Takes a packet, if it is new and can be sent."""
@@ -221,11 +216,11 @@ class _Chooser:
         )
 
     def _pairs(self, packet: Packet, known: KnownChain, index: int) -> None:
-        """Packets that a later rule of another verdict would have, if it were the earlier."""
+        """Packets that the next rule, or a later one of another verdict, would have if it were the earlier."""
         rule, meaning = known.chain.rules[index], known.meanings[index]
         mine = meaning.verdict or _NO_VERDICT
-        later = [one for one in known.meanings[index + 1 :] if (one.verdict or _NO_VERDICT).kind != mine.kind]
-        for other in self.draw.sample(later, min(_PAIRS, len(later))):
+        later = [one for one in known.meanings[index + 2 :] if (one.verdict or _NO_VERDICT).kind != mine.kind]
+        for other in (*known.meanings[index + 1 : index + 2], *self.draw.sample(later, min(_PAIRS, len(later)))):
             both = dict(packet)
             if self.aim.toward(both, other.parts) and self.aim.toward(both, meaning.parts):
                 made = self.space.settled(both)

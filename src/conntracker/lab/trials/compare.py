@@ -15,7 +15,7 @@ from conntracker.rules.terms import Atom
 from conntracker.rules.walk import Answer, Course, Outcome, walk
 from conntracker.steps import Rule, Step
 
-__all__ = ["Comparison", "Judge", "Line", "Mismatch", "lines_of"]
+__all__ = ["AtomKey", "Comparison", "Judge", "Line", "Mismatch", "lines_of"]
 
 # hook, kind, family, table, chain, type, position, verdict, target
 Line = tuple[str | None, str, str, str, str, str, int | None, str | None, str | None]
@@ -23,6 +23,8 @@ Line = tuple[str | None, str, str, str, str, str, int | None, str | None, str | 
 _HOOKS = ("prerouting", "input", "forward", "postrouting")
 # Matches of iptables that drop packets which they cannot count (`hotdrop`, linux/netfilter/x_tables.h).
 _DROPPING = frozenset(("connlimit", "hashlimit", "recent"))
+# (name, text, occurrence)
+AtomKey = tuple[str, str, str]
 _PLACE = tuple[str, str, str, str, int | None]
 
 
@@ -87,6 +89,7 @@ class Judge:
     ) -> None:
         self._courses = {version: Course(ruleset, version) for version in (4, 6)}
         self._host, self._told = host, told
+        self.outcomes: dict[AtomKey, set[bool]] = {}  # of the matches that the engine does not decide
         self._lines: dict[int, tuple[Step, Line]] = {}
 
     def compare(self, packets: Sequence[Packet], kernel: Iterable[tuple[Line, ...]], most: int = 20) -> Comparison:
@@ -107,17 +110,18 @@ class Judge:
 
     def judge(self, packet: Packet, kernel: tuple[Line, ...], result: Comparison) -> Mismatch | None:
         """None if the kernel's lines are those of an outcome."""
-        asked: list[Atom] = []
+        asked: list[tuple[Atom, bool | None]] = []
         guided = self._walk(packet, kernel, asked)
         fitting = self._fitting(packet, guided, kernel)
         if fitting is None and asked:
             guided = self._walk(packet, None, asked)
             fitting = self._fitting(packet, guided, kernel)
         if fitting is None:
-            if any(atom.name in _DROPPING for atom in asked) and self._dropped(packet, kernel, guided):
+            if any(atom.name in _DROPPING for atom, _ in asked) and self._dropped(packet, kernel, guided):
                 result.dropped += 1
                 return None
             return self._mismatch(packet, kernel, guided)
+        self._remember(asked, fitting)
         result.undecided += bool(asked)
         if reason := self._seen(packet, fitting)[1]:
             result.routed[reason] = result.routed.get(reason, 0) + 1
@@ -128,16 +132,30 @@ class Judge:
             self._told(packet, fitting)
         return None
 
-    def _walk(self, packet: Packet, kernel: tuple[Line, ...] | None, asked: list[Atom]) -> Answer:
+    def _remember(self, asked: list[tuple[Atom, bool | None]], fitting: Outcome) -> None:
+        """Which outcomes matches had: those told of the guided walk, or those that fit."""
+        assumed = {(one.name, one.text): one.value for one in fitting.assumed}
+        for atom, told in asked:
+            value = assumed.get((atom.name, atom.text), told)
+            if value is not None:
+                self.outcomes.setdefault((atom.name, atom.text, atom.occurrence), set()).add(value)
+
+    def possible(self, packet: Packet) -> list[tuple[Line, ...]]:
+        """The lines of each outcome."""
+        return [self._seen(packet, one)[0] for one in self._walk(packet, None, []).outcomes]
+
+    def _walk(self, packet: Packet, kernel: tuple[Line, ...] | None, asked: list[tuple[Atom, bool | None]]) -> Answer:
         """With the kernel's lines, atoms of rules in them hold, and those of the others do not."""
         course = self._courses[4 if packet["family"] == 4 else 6]
         matched = None if kernel is None else {_place_of(line) for line in kernel}
 
         def answer(atom: Atom, rule: Rule) -> bool | None:
-            asked.append(atom)
             if matched is None:
-                return None
-            return ((rule.kind, rule.family, rule.table, rule.chain, rule.position) in matched) != atom.negated
+                told = None
+            else:
+                told = ((rule.kind, rule.family, rule.table, rule.chain, rule.position) in matched) != atom.negated
+            asked.append((atom, told))
+            return told
 
         return walk(course, packet, way_of(packet), host=self._host, answers=answer, passed=self._told is not None)
 

@@ -102,6 +102,19 @@ class Space:
             made["reverse_path"] = 0  # no route leads there: nft_fib4_eval, rpfilter_lookup_reverse
         return made
 
+    def completed(self, packet: Packet, draw: random.Random) -> Packet:
+        """A packet of which only some fields are said, or said with what cannot be sent."""
+        way = str(
+            packet.get("way") or ("output" if not packet.get("iif") else "forward" if packet.get("oif") else "input")
+        )
+        made = self.blank(4 if packet["family"] == 4 else 6, way, draw)
+        derived = {"saddr_type", "daddr_type", "reverse_path", "length"}
+        made |= {name: value for name, value in packet.items() if name not in derived and value is not None}
+        for side, used in (("iif", way != "output"), ("oif", way != "input")):
+            if used and made[side] not in self.addresses:
+                made[side] = draw.choice(self.interfaces)
+        return made
+
     def kind_of(self, packet: Packet, field: str) -> str:
         """What an address of the packet is to the host: one of ROUTE_TYPES."""
         return ROUTE_TYPES[self.host.address_type(4 if packet["family"] == 4 else 6, int(packet[field] or 0))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from conntracker.lab.oracle import Oracle, Seen
@@ -54,6 +53,7 @@ class Recorded:
     source: Source
     ruleset: Ruleset
     host: Host
+    space: Space
     packets: list[Packet] = field(default_factory=list)
     kernel: list[tuple[Line, ...]] = field(default_factory=list)
     without: int = 0
@@ -83,16 +83,27 @@ def interfaces_of(ruleset: Ruleset) -> list[str]:
     return list(dict.fromkeys([*usable[:_MOST_INTERFACES], "trial0", "trial1"]))
 
 
-def recorded(source: Source, most: int, seed: int = 0, witnesses: Sequence[Packet] = ()) -> Recorded:
-    """At most `most` packets, sent. Raises RuleSyntaxError, LoadRefused, OSError."""
+def recorded(source: Source, most: int, seed: int = 0, with_solver: bool = True) -> Recorded:
+    """At most `most` packets, sent. Raises RuleSyntaxError, LoadRefused, OSError.
+
+    with_solver   whether the solver's witnesses of rules are among them
+    """
+    from conntracker.rules.solve.dead import witnesses
+
     ruleset = ruleset_of(source)
     with Oracle(interfaces_of(ruleset)) as oracle:
         oracle.load(source.text, source.kind, source.family)
-        result = Recorded(source, ruleset, oracle.host)
         space = Space(oracle.host_addresses, oracle.host)
+        result = Recorded(source, ruleset, oracle.host, space)
+        found = witnesses(ruleset, oracle.host.local) if with_solver else {}
         began = time.monotonic()
         choice = choose(
-            ruleset, space, most, seed=seed, sendable=lambda one: oracle.refusal(one) is None, witnesses=witnesses
+            ruleset,
+            space,
+            most,
+            seed=seed,
+            sendable=lambda one: oracle.refusal(one) is None,
+            witnesses=[one.packet | {"way": one.way} for one in found.values()],
         )
         chosen = time.monotonic()
         seen = oracle.send(choice.packets)
@@ -103,10 +114,10 @@ def recorded(source: Source, most: int, seed: int = 0, witnesses: Sequence[Packe
     return result
 
 
-def judged(one: Recorded, ruleset: Ruleset | None = None, tally: Tally | None = None, most: int = 20) -> Comparison:
-    """The comparison with the engine; with another ruleset, as if that had been loaded."""
-    told = None if tally is None else (lambda packet, outcome: tally.add(outcome))
-    return Judge(ruleset or one.ruleset, one.host, told).compare(one.packets, one.kernel, most)
+def judged(one: Recorded, tally: Tally | None = None, most: int = 20) -> tuple[Comparison, Judge]:
+    """The comparison with the engine, and who made it. At most `most` mismatches are kept."""
+    judge = Judge(one.ruleset, one.host, None if tally is None else (lambda packet, outcome: tally.add(outcome)))
+    return judge.compare(one.packets, one.kernel, most), judge
 
 
 def _as_sent(packet: Packet, seen: Seen) -> Packet:

@@ -12,7 +12,7 @@ from conntracker.rules.solve.session import Session
 from conntracker.rules.solve.ways import entered
 from conntracker.steps import Rule
 
-__all__ = ["Reason", "Reasons"]
+__all__ = ["Reason", "Reasons", "blamed"]
 
 _LONG = 300  # rules
 _FEW = 24  # a core of no more rules than this is made minimal
@@ -65,7 +65,7 @@ class Reasons:
         terms = made.terms[index]
         with Session(self._domain.circuit, self._domain.always) as alone:
             if not alone.ask(terms, *blame):
-                return _blamed(alone, (terms,), blame)
+                return blamed(alone, (terms,), blame)
             model = alone.model()
         return {
             variable: int(variable <= len(model) and model[variable - 1] > 0) for variable in self._domain.circuit.inputs
@@ -81,7 +81,7 @@ class Reasons:
             return Reason(text="no packet has all that it asks for")
         blame = self._blockers(made, index)
         if not self._session.ask(terms, *blame):
-            return _blamed(self._session, (terms,), blame)
+            return blamed(self._session, (terms,), blame)
         conditions = [terms]
         current = made
         while len(callers := self._callers.get(id(current), [])) == 1 and current.entry == FALSE:
@@ -89,12 +89,12 @@ class Reasons:
             conditions.append(current.terms[number])
             blame |= self._blockers(current, number)
             if not self._session.ask(*conditions, *blame):
-                return _blamed(self._session, tuple(conditions), blame)
+                return blamed(self._session, tuple(conditions), blame)
         if not self._session.ask(entry):
             return Reason(text="no packet comes to its chain")
         conditions.append(self._entries[id(current)])
         if not self._session.ask(*conditions, *blame):
-            found = _blamed(self._session, tuple(conditions), blame)
+            found = blamed(self._session, tuple(conditions), blame)
             return found if found.rules else Reason(text="no packet that comes to its chain has all that it asks for")
         return Reason(text="no packet that comes to its chain gets to it")
 
@@ -108,7 +108,7 @@ class Reasons:
         }  # fmt: skip
 
 
-def _blamed(session: Session, conditions: tuple[int, ...], blame: dict[int, Rule]) -> Reason:
+def blamed(session: Session, conditions: tuple[int, ...], blame: dict[int, Rule]) -> Reason:
     """The fewest that are found, after a question that was answered no."""
     ask = session.ask
     core = [literal for literal in session.core() if literal in blame and literal not in conditions]

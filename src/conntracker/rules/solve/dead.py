@@ -20,7 +20,7 @@ __all__ = ["ALWAYS", "Dead", "dead", "policies_never_reached", "witnesses"]
 
 ALWAYS = "always"
 _ROUNDS = 4
-_BATCH = 4096  # packets worked out at once: memory is this times the gates of the circuit
+_BATCH = 2048  # packets worked out at once: memory is this times the gates of the circuit
 
 
 @dataclass(frozen=True, slots=True)

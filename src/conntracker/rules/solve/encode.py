@@ -35,6 +35,7 @@ class Encoded:
     matched   by rule: it is reached, and all its terms hold
     acted     by rule: it is reached, and does something, be it only a change before the term that fails
     terms     by rule: its terms hold
+    results   by rule: if the literal holds, what becomes of the packet; for jump and goto, the chain
     left      the packet comes out at the end or by return
     changed   the fields that it then has, as far as they were changed
     ended     by outcome (`drop`, `reject with ...`): it ends here, or in a chain that this one leads to
@@ -54,6 +55,7 @@ class Encoded:
     terms: list[int] = field(default_factory=list)
     passing: list[int] = field(default_factory=list)
     blocking: list[int] = field(default_factory=list)
+    results: list[list[tuple[int, str, Encoded | None]]] = field(default_factory=list)
     left: int = FALSE
     changed: dict[str, Vector] = field(default_factory=dict)
     ended: dict[str, int] = field(default_factory=dict)
@@ -260,6 +262,7 @@ class _Making:
         before = self.reached
         ended = False
         self.block = FALSE
+        out.results.append([])
         place = (out.chain.key, index, self.hook, id(out))
         for number, part in enumerate(meaning.parts):
             if isinstance(part, In | Named | AnyOf | Atom):
@@ -311,6 +314,7 @@ class _Making:
         here = self.circuit.both(self.reached, holding)
         self.accepting.append((here, self.values | self.encoder.translated(part, self.values, self.hook)))
         self.block = holding
+        self.out.results[-1].append((holding, "accept", None))
         self.out.natted = self.circuit.either(self.out.natted, here)
         self.reached = self.circuit.both(self.reached, -holding)
         self.out.passing.append(here)
@@ -325,12 +329,13 @@ class _Making:
         if part.kind == "continue":
             out.passing.append(FALSE)
             return
+        name = f"{part.kind} {part.text}" if part.text else part.kind
+        out.results[-1].append((holding, name, None))
         if part.kind == "accept":
             self.accepting.append((here, dict(self.values)))
         elif part.kind == "return":
             self.leaving.append((here, dict(self.values)))
         else:
-            name = f"{part.kind} {part.text}" if part.text else part.kind
             self.endings.setdefault(name, []).append(here)
         out.passing.append(here)
         self.block = circuit.either(self.block, holding)
@@ -343,6 +348,7 @@ class _Making:
             raise ValueError(f"{rule.source or rule.text}: there is no chain {part.chain}")
         called = self.encoder.chain(known, self.values, self.hook)
         out.calls.append((called, here, len(out.terms)))
+        out.results[-1].append((holding, part.kind, called))
         out.natted = circuit.either(out.natted, circuit.both(here, called.natted))
         for name, literal in called.ended.items():
             both = circuit.both(here, literal)
