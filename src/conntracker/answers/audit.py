@@ -82,12 +82,18 @@ class _Auditor:
             yield Finding("dead", _place(one.rule), one.rule, reason, one.because, certainty=one.certainty)
 
     def _redundant(self) -> Iterable[Finding]:
-        gone = {id(one.rule) for one in self.dead}
-        found, note = redundant_rules(self.ruleset, self.local)
+        found, note = redundant_rules(self.ruleset, {id(one.rule) for one in self.dead}, self.local)
         self.notes += [note] if note else []
-        for rule, because, reason in found:
-            if id(rule) not in gone:
-                yield Finding("redundant", _place(rule), rule, reason, because)
+        for one in found:
+            if one.step is not None and one.step.rule is not None:
+                because: tuple[Rule, ...] = (one.step.rule,)
+                behind = "what comes behind decides the same, about this packet the rule named"
+            else:
+                because = ()
+                behind = "what comes behind decides the same"
+                if one.step is not None:
+                    behind += f", about this packet the policy of {one.step.chain}"
+            yield Finding("redundant", _place(one.rule), one.rule, behind, because, one.witness)
 
     def _policies(self) -> Iterable[Finding]:
         chains = self.ruleset.by_key()

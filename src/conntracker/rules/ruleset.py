@@ -5,12 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from conntracker.rules.chain import Chain
 from conntracker.rules.terms import Atom, Part, Verdict
 from conntracker.steps import Rule
+
+if TYPE_CHECKING:
+    from conntracker.rules.decide import Decisions
+    from conntracker.rules.host import Host
+    from conntracker.rules.solve.dead import Dead
+    from conntracker.rules.walk import Answer
 
 __all__ = ["ChainKey", "KnownChain", "Meaning", "NamedSet", "Ruleset", "namespace_of"]
 
@@ -134,6 +141,30 @@ class Ruleset:
             tuple(named for one in every for named in one.sets),
             tuple(note for one in every for note in one.notes),
         )
+
+    def decide(self, packet: Mapping[str, Any], way: str | None, *, host: Host | None = None) -> Answer | Decisions:
+        """What becomes of a packet, or of as many as the columns have rows.
+
+        packet   fields (rules.fields; `family` at least) with a number or a name each: then the answer is rules.walk's,
+                 with every step; or with an array each: then it is rules.decide's, columns
+        way      input, forward or output; None, for a single packet, where its destination decides
+        host     whose addresses and routes they are, where that is known
+        """
+        if not isinstance(packet["family"], int):
+            from conntracker.rules.decide import decide
+
+            if way is None:
+                raise ValueError("columns need a way: input, forward or output")
+            return decide(self, packet, way, host=host)
+        from conntracker.rules.walk import walk
+
+        return walk(self, packet, way, host=host)
+
+    def dead(self) -> list[Dead]:
+        """The rules that no packet ever matches, each with why. Needs python-sat."""
+        from conntracker.rules.solve.dead import dead
+
+        return dead(self)
 
     def by_key(self) -> dict[ChainKey, KnownChain]:
         """Chains by place."""

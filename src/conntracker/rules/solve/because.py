@@ -68,7 +68,8 @@ class Reasons:
                 return blamed(alone, (terms,), blame)
             model = alone.model()
         return {
-            variable: int(variable <= len(model) and model[variable - 1] > 0) for variable in self._domain.circuit.inputs
+            variable: int(variable <= len(model) and model[variable - 1] > 0)
+            for variable in self._domain.circuit.inputs
         }
 
     def of(self, stand: tuple[Encoded, int], index: int) -> Reason:

@@ -182,7 +182,9 @@ class Domain:
         """Literals of which as many as possible should hold in a packet that is shown to a person, most wanted first."""
         circuit, values, within = self.circuit, self.start, self.within
         near = {4: ((0x0A000002, 0x0AFFFFFE),), 6: ((0x20010DB8 << 96, ((0x20010DB80001) << 80) - 1),)}[self.version]
-        far = {4: ((0xC0A80002, 0xC0A8FFFE),), 6: (((0x20010DB80001) << 80, ((0x20010DB8 + 1) << 96) - 1),)}[self.version]
+        far = {4: ((0xC0A80002, 0xC0A8FFFE),), 6: (((0x20010DB80001) << 80, ((0x20010DB8 + 1) << 96) - 1),)}[
+            self.version
+        ]
         unicast = {4: ((0x01000000, 0xDFFFFFFF),), 6: ((0x2000 << 112, (0x4000 << 112) - 1),)}[self.version]
         quiet = [-self.translated["dst"], -self.translated["src"]]
         wanted = [*quiet, within(values, "fragment", single(0))]

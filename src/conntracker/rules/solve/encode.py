@@ -206,7 +206,9 @@ class Encoder:
             changed[kind] = domain.address_type(kind, changed[address])
         if nat.ports is not None:
             changed[port] = domain.bounded(("port", *key), 16, *nat.ports)
-        differs = circuit.some([circuit.unequal(values[name], changed[name]) for name in (address, port) if name in changed])
+        differs = circuit.some(
+            [circuit.unequal(values[name], changed[name]) for name in (address, port) if name in changed]
+        )
         bits = list(values["ct_status"].bits)
         which = len(bits) - (1 << (5 if to else 4)).bit_length()
         bits[which] = circuit.either(bits[which], differs)
@@ -444,4 +446,3 @@ def _targets(part: Part) -> Iterable[str]:
     if isinstance(part, Branches):
         return [verdict.chain for _, verdict in part.cases if verdict.chain is not None]
     return ()
-

@@ -107,7 +107,9 @@ def changed_fields(circuit: Circuit, one: Way, other: Way) -> int:
         unequal_ = circuit.unequal(one.fields[name], other.fields[name])
         if unequal_ != FALSE:
             present = one.domain.present
-            literals.append(circuit.both(unequal_, circuit.either(present(one.fields, name), present(other.fields, name))))
+            literals.append(
+                circuit.both(unequal_, circuit.either(present(one.fields, name), present(other.fields, name)))
+            )
     accepted = circuit.both(one.ended["accept"], other.ended["accept"])
     return circuit.both(accepted, circuit.some(literals))
 

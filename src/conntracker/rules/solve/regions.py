@@ -193,7 +193,9 @@ class _Search:
             literal = self._literal(field, wide)
             if not self.session.ask(*held, *rest, literal, -differs):
                 if len(parts) <= _FEW:
-                    wide = normal(part for part in parts if self.session.ask(*held, *rest, self._literal(field, (part,))))
+                    wide = normal(
+                        part for part in parts if self.session.ask(*held, *rest, self._literal(field, (part,)))
+                    )
                 box.values[field], box.literals[field] = wide, self._literal(field, wide)
                 return
             true = evaluation(self.circuit, self.session.model())

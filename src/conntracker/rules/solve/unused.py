@@ -22,7 +22,9 @@ def unused_chains(ruleset: Ruleset) -> list[ChainKey]:
             verdicts = [part for part in meaning.parts if isinstance(part, Verdict)]
             verdicts += [one for part in meaning.parts if isinstance(part, Branches) for _, one in part.cases]
             open_ += [
-                (namespace_of(rule.kind), rule.family, rule.table, one.chain) for one in verdicts if one.chain is not None
+                (namespace_of(rule.kind), rule.family, rule.table, one.chain)
+                for one in verdicts
+                if one.chain is not None
             ]
     return [known.key for known in ruleset.chains if known.key not in used]
 
