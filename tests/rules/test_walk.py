@@ -224,3 +224,17 @@ def test_a_packet_through_loopback_comes_in_again() -> None:
     )
     answer = walk(Ruleset.parse(text), packet(oif="lo"), "output")
     assert said(answer) == ["OUTPUT policy accept", "PREROUTING policy accept", "INPUT 1 accept"]
+
+
+@pytest.mark.parametrize(
+    ("source", "interface", "verdict"),
+    [
+        ("192.168.1.7", "eth1", "accept"), ("192.168.1.7", "eth0", "drop"), ("8.8.8.8", "eth0", "accept"),
+        ("8.8.8.8", "eth1", "drop"), ("10.1.1.1", "eth0", "drop"), ("10.1.1.1", "lo", "accept"),
+    ],
+)  # fmt: skip
+def test_the_reverse_path_is_known_where_routes_are(source: str, interface: str, verdict: str) -> None:
+    """A packet whose source is routed out of another interface has no reverse path, nor has one from ourselves."""
+    text = "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -m rpfilter --invert -j DROP\nCOMMIT\n"
+    asked = packet(saddr=number(source), iif=interface)
+    assert walk(Ruleset.parse(text), asked, "input", host=HOST).verdict == verdict

@@ -24,6 +24,9 @@ NEXT_HEADERS: Intervals = normal([(0, 0), (43, 44), (51, 51), (59, 60)])
 # net/netfilter/nf_conntrack_proto_icmpv6.c).
 UNTRACKED_ICMPV6: Intervals = normal([(130, 136), (143, 143), (151, 152)])
 
+_LINK_LOCAL = 0x3FA  # the first ten bits of fe80::/10
+_LIMITED_BROADCAST = 0xFFFFFFFF
+
 # (field, what it requires) of the fields that not every packet has.
 _REQUIRING = [(name, field.requires) for name, field in FIELDS.items() if field.requires]
 
@@ -36,7 +39,28 @@ def completed(given: Mapping[str, int | str | None], host: Host | None = None) -
     if packet["family"] == 6 and "nexthdr" not in packet and packet.get("protocol") is not None:
         packet["nexthdr"] = packet["protocol"]
     with_address_types(packet, host)
+    if host is not None and "reverse_path" not in packet and (found := _reverse_path(packet, host)) is not None:
+        packet["reverse_path"] = int(found)
     return without_absent(packet)
+
+
+def _reverse_path(packet: Packet, host: Host) -> bool | None:
+    """Whether the best route back to the source leads out of the interface it came by, as nft_fib_ipv4.c and
+    xt_rpfilter.c ask; None where that is not known.
+    """
+    version = 4 if packet["family"] == 4 else 6
+    source, interface = packet.get("saddr"), packet.get("iif")
+    if host.routes is None or not isinstance(source, int) or not isinstance(interface, str):
+        return None
+    if interface == "lo":
+        return True
+    if version == 6 and source >> 118 == _LINK_LOCAL:  # looked for on that interface alone
+        return any(one.interface == interface and one.low <= source <= one.high for one in host.routes.get(6, ()))
+    if version == 4 and source >> 24 == 0:  # of hosts that have no address yet
+        return packet.get("daddr") == _LIMITED_BROADCAST or None
+    if contains(host.local.get(version, ()), source):
+        return False
+    return host.out_interface(version, source) == interface
 
 
 def without_absent(packet: Packet) -> Packet:
