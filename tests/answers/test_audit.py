@@ -37,13 +37,19 @@ def places(findings: list[Finding]) -> list[tuple[str, int | None, list[int | No
             [("INPUT", 3, [1, 2])],
         ),
         ("-A INPUT -p tcp -m limit --limit 1/s -j ACCEPT\n-A INPUT -p tcp --dport 22 -j DROP", []),
-        ("-A INPUT -i lo -j A\n-A A ! -i lo -j DROP", [("A", 1, [])]),
+        ("-A INPUT -i lo -j A\n-A A ! -i lo -j DROP", [("A", 1, [1])]),
         ("-A INPUT -p tcp -j ACCEPT\n-A INPUT -p udp -j ACCEPT", []),
     ],
 )
 def test_dead(rules: str, expected: list[tuple[str, int | None, list[int | None]]]) -> None:
     """A rule that no packet gets to is found with the rules that cover it; behind a limit it is not dead."""
     assert places(found(saved(rules, "A" if "-A A" in rules else ""), "dead")) == expected
+
+
+def test_dead_by_the_way_to_its_chain() -> None:
+    """A rule that the jump to its chain leaves nothing for is told as such."""
+    (one,) = found(saved("-A INPUT -i lo -j A\n-A A ! -i lo -j DROP", "A"), "dead")
+    assert one.reason == "the way to its chain excludes it"
 
 
 def test_dead_unless() -> None:
@@ -60,6 +66,20 @@ def test_dead_with_a_counter() -> None:
     assert "its counter says 3 packets" in one.reason
 
 
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ("-A INPUT -s 10.0.0.0/8 -j DROP\n-A INPUT -p tcp -j DROP\n-A INPUT -j ACCEPT", []),
+        ("-A INPUT -p tcp --dport 22 -j ACCEPT\n-A INPUT -p tcp -j ACCEPT", [("INPUT", 1, [2])]),
+        ("-A INPUT -p tcp --dport 22 -j ACCEPT\n-A INPUT -p udp -j DROP", [("INPUT", 2, [])]),
+        ("-A INPUT -p tcp --dport 22 -j LOG\n-A INPUT -p tcp", [("INPUT", 2, [])]),
+    ],
+)
+def test_redundant(rules: str, expected: list[tuple[str, int | None, list[int | None]]]) -> None:
+    """A rule that packets match but that could go is found with what decides the same behind it; logging is needed."""
+    assert places(found(saved(rules), "redundant")) == expected
+
+
 def test_policy() -> None:
     """A policy that no packet comes to is found with the rule that takes all that is left."""
     rules = "-A INPUT -p tcp -j ACCEPT\n-A INPUT -j REJECT"
@@ -67,7 +87,7 @@ def test_policy() -> None:
 
 
 def test_unused_chain() -> None:
-    """A chain that nothing leads to is one finding, and its rules are none besides; nor is one that jumps to it used."""
+    """A chain that no way leads to is one finding, also behind another such, and its rules are none besides."""
     rules = "-A A -j B\n-A B -j DROP\n-A B -j ACCEPT\n-A INPUT -j C\n-A C -j ACCEPT"
     findings = found(saved(rules, "A B C"), "dead", "unused-chain")
     assert [(one.kind, one.place[2], one.numbers) for one in findings] == [
@@ -156,7 +176,7 @@ def test_no_counters(rules: str, note: str) -> None:
     ],
 )
 def test_order(rules: str, expected: list[tuple[str, int | None, list[int | None]]]) -> None:
-    """Rules of opposite verdicts that overlap are found, unless one is inside the other; those of the state come last."""
+    """Rules of opposite verdicts that overlap are found, unless one is inside the other; those of states are last."""
     findings = found(saved(rules), "order")
     assert places(findings) == expected
     assert all(one.witness is not None for one in findings)

@@ -17,7 +17,7 @@ TEXT = """*filter
 :FORWARD DROP [0:0]
 :OUTPUT ACCEPT [0:0]
 :OLD - [0:0]
-[9:99] -A INPUT -p tcp -m tcp --dport 1:1023 -m comment --comment "a rule with a long comment that is never cut" -j ACCEPT
+[9:99] -A INPUT -p tcp -m tcp --dport 1:1023 -m comment --comment "a long comment that is never cut" -j ACCEPT
 [0:0] -A INPUT -p tcp -m tcp --dport 22 -j DROP
 [0:0] -A INPUT -p udp -m udp --dport 53 -m limit --limit 1/s -j ACCEPT
 [0:0] -A OLD -j ACCEPT
@@ -41,7 +41,7 @@ def test_lines() -> None:
         "    an earlier rule takes every packet that it would match\n"
         "    - ip filter INPUT rule 1   a.rules:6\n"
         "      -A INPUT -p tcp -m tcp --dport 1:1023 -m comment --comment "
-        '"a rule with a long comment that is never cut" -j ACCEPT\n'
+        '"a long comment that is never cut" -j ACCEPT\n'
         "\n"
         "UNUSED-CHAIN  1: chains that nothing leads to\n"
         "  ip filter OLD   a.rules:9\n"
@@ -95,7 +95,7 @@ def test_wide(tmp_path: File) -> None:
         found = audit(ruleset, ("wide",), wide=wide_rules(ruleset, recording))
     shown = "".join(audit_lines(found))
     assert (
-        "    - sources: 10.0.0.0/8 (16,777,216) may pass, 10.0.0.5 (1) did: 16,777,216 times\n      as wide\n" in shown
+        "    - sources: 10.0.0.0/8 (16,777,216) may pass, 10.0.0.5 (1) did: 16,777,216\n      times as wide\n" in shown
     )
     assert "    - ports: any (65,536) may pass, 80, 443 (2) did: 32,768 times as wide\n" in shown
     _, one = map(json.loads, audit_json(found))

@@ -22,7 +22,8 @@ NEW = OLD.replace("--dport 22", "--dport 80")
 
 def changes(old: str = OLD, new: str = NEW) -> Diff:
     """What changes from one save to the other."""
-    return diff(*(Ruleset.parse(text, source=name, family="ip") for text, name in ((old, "old"), (new, "new"))))
+    one, other = (Ruleset.parse(text, source=name, family="ip") for text, name in ((old, "old"), (new, "new")))
+    return diff(one, other)
 
 
 def test_equal() -> None:

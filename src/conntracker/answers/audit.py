@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from conntracker.answers.audit_findings import KINDS, Audit, Finding
 from conntracker.answers.audit_order import Overlap, overlaps
-from conntracker.answers.audit_redundant import redundant_rules
 from conntracker.answers.audit_summary import summary_of
 from conntracker.answers.audit_unused import chains_without_way, sets_without_rule
 from conntracker.answers.audit_wide import Wide, size
@@ -18,6 +17,7 @@ from conntracker.answers.replay import packets_for, replay
 from conntracker.rules.intervals import Intervals
 from conntracker.rules.ruleset import KnownChain, Ruleset
 from conntracker.rules.solve.dead import ALWAYS, Dead, dead, policies_never_reached
+from conntracker.rules.solve.redundant import redundant
 from conntracker.rules.terms import AnyOf, Atom, Branches, In, Named, Verdict
 from conntracker.rules.walk import Course
 from conntracker.steps import Rule
@@ -65,7 +65,7 @@ class _Auditor:
             "unused-chain": self._unused_chains, "unused-set": self._unused_sets, "unhit": self._unhit,
             "order": self._order, "wide": self._wide,
         }  # fmt: skip
-        if {"dead", "redundant", "unhit"} & set(self.kinds):
+        if {"dead", "unhit"} & set(self.kinds):
             self.dead = dead(self.ruleset, self.local, explain="dead" in self.kinds)
         found = [one for kind in KINDS if kind in self.kinds for one in steps[kind]()]
         return Audit(summary_of(self.ruleset), tuple(found), tuple(self.notes))
@@ -82,18 +82,14 @@ class _Auditor:
             yield Finding("dead", _place(one.rule), one.rule, reason, one.because, certainty=one.certainty)
 
     def _redundant(self) -> Iterable[Finding]:
-        found, note = redundant_rules(self.ruleset, {id(one.rule) for one in self.dead}, self.local)
-        self.notes += [note] if note else []
-        for one in found:
-            if one.step is not None and one.step.rule is not None:
-                because: tuple[Rule, ...] = (one.step.rule,)
-                behind = "what comes behind decides the same, about this packet the rule named"
+        for one in redundant(self.ruleset, self.local):
+            if not one.decides:
+                reason = "it has no verdict: all that it does is count"
+            elif one.because:
+                reason = f"what it decides, {'the rules' if len(one.because) > 1 else 'a rule'} behind it would, too"
             else:
-                because = ()
-                behind = "what comes behind decides the same"
-                if one.step is not None:
-                    behind += f", about this packet the policy of {one.step.chain}"
-            yield Finding("redundant", _place(one.rule), one.rule, behind, because, one.witness)
+                reason = "what it decides, the policy or another chain would, too"
+            yield Finding("redundant", _place(one.rule), one.rule, reason, one.because)
 
     def _policies(self) -> Iterable[Finding]:
         chains = self.ruleset.by_key()
@@ -173,12 +169,12 @@ def _order_finding(one: Overlap) -> Finding:
 
 
 def _why_dead(one: Dead) -> str:
-    if one.because:
-        which = "an earlier rule takes" if len(one.because) == 1 else f"{len(one.because)} rules together take"
-        return f"{which} every packet that it would match"
-    if one.certainty != ALWAYS:
+    if one.reason:
+        return one.reason
+    if one.certainty != ALWAYS or not one.because:
         return "no packet gets to it"
-    return one.reason or "no packet matches it"
+    which = "an earlier rule takes" if len(one.because) == 1 else f"{len(one.because)} rules together take"
+    return f"{which} every packet that it would match"
 
 
 def _takes_all(parts: Sequence[object]) -> bool:

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 __all__ = ["packet_of", "way_of"]
 
 SYN = 2
+# Types of ICMP and ICMPv6 that are about another packet (net/netfilter/nf_conntrack_proto_icmp.c, _icmpv6.c).
+_ERRORS = {1: frozenset((3, 4, 5, 11, 12)), 58: frozenset((1, 2, 3, 4))}
+_CT_FIELDS = ("ct_state", "ct_status", "ct_direction", "ct_mark")
 
 
 def packet_of(one: Blame) -> Packet:
     """The first packet of a flow, or of packets that never became one; interfaces are those of its trace.
 
-    It is taken to be the first: in state new, without a mark, and a SYN where it is TCP.
+    It is taken to be the first: in state new, without a mark, and a SYN where it is TCP. An ICMP error is never in
+    state new: whether it is related or invalid is not known.
     """
     packet = _of_flow(one.flow) if one.flow is not None else _of_packet(one)
     packet |= {
@@ -35,6 +39,9 @@ def packet_of(one: Blame) -> Packet:
     }
     if packet["protocol"] == 6:
         packet["tcp_flags"] = SYN
+    if packet["icmp_type"] in _ERRORS.get(int(packet["protocol"] or 0), ()):
+        for field in _CT_FIELDS:
+            del packet[field]
     way = next((way for way in one.ways if way.direction in {"original", "unknown"}), None)
     if way is not None:
         packet["iif"] = way.in_interface or ""

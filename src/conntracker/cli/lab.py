@@ -33,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `conntracker lab`."""
     parser.description = "Make a lab of network namespaces, drive traffic of every kind through it, take it down."
     parser.add_argument("--no-firewall", action="store_true", help="no rules at all on the router")
-    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how often to drive everything (1)")
+    parser.add_argument(
+        "--rounds", type=int, default=1, metavar="N",
+        help="how often to drive everything (1); 0 for no traffic: COMMAND runs to its end",
+    )  # fmt: skip
     parser.add_argument("--flows", type=int, default=0, metavar="N", help="and N flows as fast as possible (0)")
     parser.add_argument(
         "--programs", action="store_true", help="instead, programs that talk to each other: processes, users, workers"
@@ -111,6 +114,8 @@ def _watch(lab: Lab, args: argparse.Namespace) -> int:
     reader.start()
     try:
         try:
+            if not args.rounds and not args.flows:
+                process.wait()
             ready.wait(READY_WAIT)
             if process.poll() is None:
                 _drive(lab, args)

@@ -18,7 +18,7 @@ COMMANDS = {
     "show": ("conntracker.cli.show", "print, filter and sum up a recording"),
     "blame": ("conntracker.cli.blame", "say which rule let a flow through, dropped or rejected it"),
     "why": ("conntracker.cli.why", "say which rule decides about a packet, and why"),
-    "audit": ("conntracker.cli.audit", "find rules that never decide, change nothing or let too much through"),
+    "audit": ("conntracker.cli.audit", "find rules that never decide, change nothing or admit too much"),
     "diff": ("conntracker.cli.diff", "say what changes from one ruleset to another, packet by packet"),
     "doctor": ("conntracker.cli.doctor", "say what this host lacks, and what to do"),
     "lab": ("conntracker.cli.lab", "a private router, client and server, with real traffic"),

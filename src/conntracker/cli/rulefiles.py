@@ -54,7 +54,7 @@ def load_file(name: str) -> Ruleset:
     from conntracker.rules.nft import parse_json
     from conntracker.sources.translate import translate
 
-    document, listing = translate(text, name if name != "-" else "/dev/stdin")
+    document, listing = translate(text, shown)
     return parse_json(document, source=shown, listing=listing)
 
 

@@ -98,6 +98,7 @@ def _of_recording(args: Namespace) -> Iterator[tuple[str | None, str]]:
     from conntracker.answers.why import packet_of as first_packet
     from conntracker.answers.why import way_of
     from conntracker.filters import Filter
+    from conntracker.recording.meta import RULES
     from conntracker.recording.reader import open_recording
     from conntracker.rules.walk import Course, walk
 
@@ -110,7 +111,8 @@ def _of_recording(args: Namespace) -> Iterator[tuple[str | None, str]]:
         elif situation is not None:
             ruleset = situation.ruleset
         else:
-            raise ValueError("the recording does not have the rules in force: say --rules FILE")
+            why = "; ".join(f"{file}: {why}" for file, why in recording.damaged if file.endswith(RULES))
+            raise ValueError(f"{why or 'the recording does not have the rules in force'}: say --rules FILE")
         for note in ruleset.notes:
             say(note)
         host = None if situation is None else situation.host
@@ -209,7 +211,7 @@ def _address(option: str, text: str) -> IPv4Address | IPv6Address:
 
 
 def _protocol(args: Namespace, packet: Packet, version: int) -> None:
-    from conntracker.model import protocol_number
+    from conntracker.model import protocol_name, protocol_number
 
     text = args.proto
     if text is None and args.icmp_type is not None:
@@ -220,9 +222,12 @@ def _protocol(args: Namespace, packet: Packet, version: int) -> None:
         return
     number = protocol_number({"ipv6-icmp": "icmpv6"}.get(text.lower(), text))
     packet["protocol"] = number = 58 if number == 1 and version == 6 else number
+    for option in ("sport", "dport", "tcp_flags", "icmp_type"):
+        if getattr(args, option) is not None and not _has(number, option):
+            raise ValueError(f"--{option.replace('_', '-')} does not go with --proto {protocol_name(number)}")
     for option in ("sport", "dport"):
         if (value := getattr(args, option)) is not None:
-            packet[option] = _port(option, value, text)
+            packet[option] = _port(option, value, protocol_name(number))
     if args.icmp_type is not None:
         kind, _, code = args.icmp_type.partition("/")
         packet["icmp_type"] = _number("icmp-type", kind, 8)
@@ -231,7 +236,19 @@ def _protocol(args: Namespace, packet: Packet, version: int) -> None:
         packet["icmp_type"], packet["icmp_code"] = _ECHO[version], 0
 
 
+def _has(protocol: int, field: str) -> bool:
+    """Whether packets of a protocol have the field."""
+    from conntracker.rules.fields import FIELDS
+    from conntracker.rules.intervals import contains
+
+    return all(contains(values, protocol) for other, values in FIELDS[field].requires if other == "protocol")
+
+
 def _interfaces(args: Namespace, packet: Packet) -> None:
+    if args.iif is not None and args.way == "output":
+        raise ValueError("--in does not go with --way output: what this host sends came in nowhere")
+    if args.oif is not None and args.way == "input":
+        raise ValueError("--out does not go with --way input: what is for this host goes out nowhere")
     if args.iif is not None:
         packet["iif"] = args.iif
     if args.oif is not None:

@@ -12,10 +12,12 @@ from conntracker.rules.terms import AnyOf, Atom, Branches, In, Named
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from conntracker.rules.intervals import Intervals
+    from conntracker.rules.state import Assumed
     from conntracker.rules.terms import Term, Test
     from conntracker.rules.walk import Passed
 
-__all__ = ["packet_json", "packet_text", "reason"]
+__all__ = ["condition", "packet_json", "packet_text", "reason"]
 
 # Behind the ends of a packet, in this order, where they are known.
 _DETAILS = (
@@ -89,8 +91,25 @@ def _of_test(term: Test, packet: Mapping[str, int | str | None], version: int) -
             value_text(term.field, number, version) for number in (value, term.mask, value & term.mask)
         )
         return f"{name} {whole} & {mask} is {masked}, not {wanted}"
-    inside = "" if len(term.values) == 1 and term.values[0][0] == term.values[0][1] else "in "
-    return f"{name} {_any(term.field, packet, version)} is not {inside}{wanted}"
+    return f"{name} {_any(term.field, packet, version)} is not {_among(term.values)}{wanted}"
+
+
+def condition(assumed: Assumed, version: int) -> str:
+    """What an outcome takes for granted: 'destination port is 22', 'in interface is not eth0'."""
+    term, negation = assumed.term, "" if assumed.value else "not "
+    if term is None:
+        return f"it is {negation}for this host" if assumed.rule is None else f"{negation}{assumed.text}"
+    name = FIELD_NAMES[term.field]
+    if isinstance(term, Named):
+        words = "" if assumed.value != term.negated else "not "
+        return f"{name} is {words}" + " or ".join(pattern or "none" for pattern in term.patterns)
+    if term.mask is not None:
+        name += f" & {value_text(term.field, term.mask, version)}"
+    return f"{name} is {negation}{_among(term.values)}{values_text(term.field, term.values, version)}"
+
+
+def _among(values: Intervals) -> str:
+    return "" if len(values) == 1 and values[0][0] == values[0][1] else "in "
 
 
 def _those(fields: Mapping[str, None], packet: Mapping[str, int | str | None], version: int) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from conntracker.formats.packets import packet_json, packet_text, reason
+from conntracker.formats.packets import condition, packet_json, packet_text, reason
 from conntracker.formats.table import printable
 from conntracker.formats.values import value_text
 from conntracker.formats.way import place, way_lines, which
@@ -46,7 +47,8 @@ def _lines(
     for number, outcome in enumerate(outcomes[:_MOST]):
         indent = "  "
         if len(outcomes) > 1:
-            asked = "; ".join(f"{'' if one.value else 'not '}{one.text}" for one in outcome.assumed)
+            version = 6 if packet.get("family") == 6 else 4
+            asked = "; ".join(condition(one, version) for one in outcome.assumed)
             yield f"  {number + 1}. {VERDICTS[outcome.path.verdict]} if {asked}"
             indent = "     "
         yield from (indent + line for line in _decision(outcome))
@@ -111,11 +113,13 @@ def why_json(packet: Mapping[str, int | str | None], answer: Answer, supposed: S
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
     path = outcome.path
     deciding = path.deciding
+    version = 6 if outcome.packet.get("family") == 6 else 4
     return {
         "verdict": path.verdict,
         "rule": None if deciding is None or deciding.rule is None else deciding.rule.json(),
         "decided": path.decided,
-        "if": [{"name": one.name, "text": one.text, "value": one.value} for one in outcome.assumed],
+        "if": [{"name": one.name, "text": condition(replace(one, value=True), version), "value": one.value}
+               for one in outcome.assumed],
         "path": [step.json() for step in path.steps],
         "passed": [
             {"after": one.after, "rule": one.rule.json(), "reason": reason(one)} for one in outcome.passed

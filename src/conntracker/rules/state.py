@@ -23,12 +23,16 @@ Answers = Callable[[Atom, Rule], bool | None]
 
 @dataclass(frozen=True, slots=True)
 class Assumed:
-    """An answer that an outcome takes for granted, to a question of a rule (None: the routing's)."""
+    """An answer that an outcome takes for granted, to a question of a rule (None: the routing's).
+
+    term   what was asked of a field; None for an atom and the routing
+    """
 
     name: str
     text: str
     value: bool
     rule: Rule | None
+    term: In | Named | None = None
 
 
 def named(value: str, term: Named) -> bool:
@@ -131,13 +135,13 @@ class State:
             return False
         text = f"the packet's {FIELD_NAMES[term.field]}"
         if term.mask is not None:
-            return self.choose(term.field, (term, self._changed.get(term.field, 0)), text)
+            return self.choose(term.field, (term, self._changed.get(term.field, 0)), text, term)
         top = (1 << width_of(term.field, self.version)) - 1
         domain = self._domains.get(term.field, ((0, top),))
         inside = intersect(domain, term.values)
         if not inside or inside == domain:
             return bool(inside)
-        yes = self.choose(term.field, (term, domain, self._changed.get(term.field, 0)), text)
+        yes = self.choose(term.field, (term, domain, self._changed.get(term.field, 0)), text, term)
         self._domains[term.field] = inside if yes else intersect(domain, complement(term.values, 0, top))
         return yes
 
@@ -149,11 +153,11 @@ class State:
             if one.patterns == term.patterns:
                 return one.negated == term.negated
         text = f"the packet's {FIELD_NAMES[term.field]}"
-        yes = self.choose(term.field, (term, self._changed.get(term.field, 0)), text)
+        yes = self.choose(term.field, (term, self._changed.get(term.field, 0)), text, term)
         said.append(term if yes else Named(term.field, term.patterns, not term.negated))
         return yes
 
-    def choose(self, name: str, key: object, text: str) -> bool:
+    def choose(self, name: str, key: object, text: str, term: In | Named | None = None) -> bool:
         """The answer of the script, or yes; the same question has the same answer."""
         if key in self._answered:
             return self._answered[key]
@@ -161,7 +165,7 @@ class State:
         value = self._script[number] if number < len(self._script) else True
         self.choices.append(value)
         self._answered[key] = value
-        self.assumed.append(Assumed(name, text, value, self.rule if name != "routing" else None))
+        self.assumed.append(Assumed(name, text, value, self.rule if name != "routing" else None, term))
         return value
 
     # --- changes ---

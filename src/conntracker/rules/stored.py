@@ -50,7 +50,7 @@ def from_text(text: str) -> Situation:
         if values["format"] != FORMAT:
             raise ValueError(f"rules in format {values['format']}, which this version does not know")
         made = Situation(int(values["time"]), _made(values["ruleset"]), _made(values["host"]))
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"no rules of a recording: {error}") from None
     if not isinstance(made.ruleset, Ruleset) or not isinstance(made.host, Host | None):
         raise ValueError("no rules of a recording")

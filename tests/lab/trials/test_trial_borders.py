@@ -95,7 +95,7 @@ def packet(**fields: int | str | None) -> Packet:
     ],
 )
 def test_routing_drops(fields: Packet, hook: str | None) -> None:
-    """What the kernel drops without asking rules is told before it is sent, with the first hook that does not see it."""
+    """What the kernel drops without asking rules is told before, with the first hook that does not see it."""
     made = packet(**fields)
     found = stopped(made, made)
     assert (found and found[0]) == hook

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conntracker.lab.trials.generate import KINDS, random_ruleset
@@ -13,9 +13,11 @@ from conntracker.lab.trials.iptables_matches import MATCHES
 from conntracker.lab.trials.iptables_targets import TARGETS
 from conntracker.rules.iptables import parse_save
 
-SEEDS = range(120)
+SEEDS = range(60)
+NFT = [random_ruleset(seed, "nft") for seed in SEEDS]
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.sampled_from(KINDS))
 def test_same_seed_same_text(seed: int, kind: str) -> None:
     """A seed always gives the same ruleset, so that what failed can be tried again."""
@@ -32,7 +34,7 @@ def test_saves_are_understood(kind: str, family: str) -> None:
 
 
 def test_every_match_and_target_is_used() -> None:
-    """All that real rulesets use comes up in a hundred seeds: each module, each target, each negation."""
+    """All that real rulesets use comes up in sixty seeds: each module, each target, each negation."""
     texts = "".join(random_ruleset(seed, kind) for seed in SEEDS for kind in ("iptables", "ip6tables"))
     modules = set(re.findall(r"-m (\S+)", texts))
     targets = set(re.findall(r"-j (\S+)", texts))
@@ -56,5 +58,5 @@ def test_every_match_and_target_is_used() -> None:
      "mark set", "numgen", "th dport", "table inet", "table ip6", "type route", "priority -300", "!= {", "eth*"],
 )  # fmt: skip
 def test_every_form_of_nft_is_used(form: str) -> None:
-    """What nft's own language has comes up in a hundred seeds."""
-    assert any(form in random_ruleset(seed, "nft") for seed in SEEDS)
+    """What nft's own language has comes up in sixty seeds."""
+    assert any(form in text for text in NFT)

@@ -73,13 +73,17 @@ def _flipped(draw: random.Random, known: KnownChain, index: int) -> KnownChain |
 
 
 def _lost(draw: random.Random, known: KnownChain, index: int) -> KnownChain | None:
-    """Without one of its terms."""
+    """Without one of its terms; not without the version of IP, by which addresses are read."""
     parts = known.meanings[index].parts
-    terms = [i for i, part in enumerate(parts) if isinstance(part, In | Named | AnyOf)]
+    terms = [i for i, part in enumerate(parts) if isinstance(part, In | Named | AnyOf) and not _is_family(part)]
     if not terms:
         return None
     gone = draw.choice(terms)
     return _with(known, index, parts[:gone] + parts[gone + 1 :])
+
+
+def _is_family(part: Part) -> bool:
+    return isinstance(part, In) and part.field == "family"
 
 
 def _turned(draw: random.Random, known: KnownChain, index: int) -> KnownChain | None:
@@ -88,7 +92,7 @@ def _turned(draw: random.Random, known: KnownChain, index: int) -> KnownChain | 
     def turn(part: Part) -> Part | None:
         if isinstance(part, Named | AnyOf):
             return replace(part, negated=not part.negated)
-        if isinstance(part, In) and part.field != "family":
+        if isinstance(part, In) and not _is_family(part):
             return replace(part, values=complement(part.values, 0, _top(part, known)))
         return None
 

@@ -34,8 +34,8 @@ def iptables_ruleset(seed: int, version: int) -> str:
     pool = Pool(("iptables", version, seed), version)
     tables = ["filter", *(name for name in ("raw", "mangle", "nat") if pool.chance(0.55))]
     featured = [names[seed % len(names)] for names in (sorted(MATCHES), sorted(TARGETS))]
-    tables += [name for name in _needed(pool, featured, version) if name not in tables]
-    return "".join(_table(pool, name, featured) for name in tables)
+    tables += _needed(pool, featured, version)
+    return "".join(_table(pool, name, featured) for name in dict.fromkeys(tables))
 
 
 def _needed(pool: Pool, featured: list[str], version: int) -> Iterator[str]:

@@ -9,7 +9,6 @@ from conntracker.rules.solve.circuit import FALSE
 from conntracker.rules.solve.encode import Encoded
 from conntracker.rules.solve.model import Question
 from conntracker.rules.solve.session import Session
-from conntracker.rules.solve.ways import entered
 from conntracker.steps import Rule
 
 __all__ = ["Reason", "Reasons", "blamed"]
@@ -33,8 +32,8 @@ class Reasons:
         self._session = asked.session
         self._domain = asked.domain
         self._boxes: dict[int, Boxes] = {}
+        self._near: tuple[Encoded, Session] | None = None
         self._callers: dict[int, list[tuple[Encoded, int]]] = {}
-        self._entries = {id(made): entry for made, entry in entered(asked.ways[0])}
         self._changing = {id(made) for made in asked.ways[0].made if made.changed or made.accepted}
         for made in asked.ways[0].made:
             for called, _, index in made.calls:
@@ -53,51 +52,61 @@ class Reasons:
         other = self.boxes(made).covering(index)
         return None if other is None else Reason((made.chain.chain.rules[other],))
 
-    def within(self, made: Encoded, index: int) -> Reason | dict[int, int] | None:
-        """In a long chain: the earlier rules of the chain that leave nothing, or a packet that passes them all.
+    def near(self, made: Encoded, index: int) -> Reason | dict[int, int]:
+        """Why nothing comes through its own chain, and those that alone lead there; or a packet that seems to.
 
-        Only the rules that may meet the rule's packets are looked at, with a solver of their own: a chain of thousands
-        is too much to go through for each. The packet is told as Circuit.simulate takes it.
+        Only these chains are given to the solver, of long ones only the rules that may meet the rule's packets: whole
+        rulesets are too much to go through for each rule. The packet is told as Circuit.simulate takes it.
         """
-        if len(made.matched) < _LONG or id(made) in self._changing:
-            return None
-        blame = self._blockers(made, index)
-        terms = made.terms[index]
-        with Session(self._domain.circuit, self._domain.always) as alone:
-            if not alone.ask(terms, *blame):
-                return blamed(alone, (terms,), blame)
-            model = alone.model()
-        return {
-            variable: int(variable <= len(model) and model[variable - 1] > 0)
-            for variable in self._domain.circuit.inputs
-        }
-
-    def of(self, stand: tuple[Encoded, int], index: int) -> Reason:
-        """Why the rule is dead, where the chain has these packets. What is dead is known: this only names the cause."""
-        made, entry = stand
-        terms = made.terms[index]
-        if terms == FALSE:
-            return Reason(text="its own matches exclude each other")
-        if not self._session.ask(terms):
-            return Reason(text="no packet has all that it asks for")
-        blame = self._blockers(made, index)
-        if not self._session.ask(terms, *blame):
-            return blamed(self._session, (terms,), blame)
-        conditions = [terms]
+        session = self._alone(made)
+        conditions = [made.terms[index]]
+        jumps: list[Rule] = []
         current = made
-        while len(callers := self._callers.get(id(current), [])) == 1 and current.entry == FALSE:
+        blame = self._blockers(made, index)
+        while session.ask(*conditions, *blame):
+            callers = self._callers.get(id(current), [])
+            if len(callers) != 1 or current.entry != FALSE:
+                model = session.model()
+                inputs = self._domain.circuit.inputs
+                return {one: int(one <= len(model) and model[one - 1] > 0) for one in inputs}
             current, number = callers[0]
             conditions.append(current.terms[number])
+            jumps.append(current.chain.chain.rules[number])
             blame |= self._blockers(current, number)
-            if not self._session.ask(*conditions, *blame):
-                return blamed(self._session, tuple(conditions), blame)
+        found = blamed(session, tuple(conditions), blame)
+        if found.rules:
+            return found
+        if jumps:
+            return Reason(tuple(jumps), "the way to its chain excludes it")
+        impossible = made.terms[index] == FALSE
+        return Reason(text="its own matches exclude each other" if impossible else "no packet has all that it asks for")
+
+    def of(self, stand: tuple[Encoded, int], index: int) -> Reason:
+        """Why a rule is dead for which `near` found a packet, where the chain has these packets."""
+        made, entry = stand
         if not self._session.ask(entry):
             return Reason(text="no packet comes to its chain")
-        conditions.append(self._entries[id(current)])
-        if not self._session.ask(*conditions, *blame):
-            found = blamed(self._session, tuple(conditions), blame)
-            return found if found.rules else Reason(text="no packet that comes to its chain has all that it asks for")
-        return Reason(text="no packet that comes to its chain gets to it")
+        blame = self._blockers(made, index)
+        conditions = (made.terms[index], entry)
+        if self._session.ask(*conditions, *blame):
+            return Reason(text="no packet that comes to its chain gets to it")
+        found = blamed(self._session, conditions, blame)
+        return found if found.rules else Reason(text="no packet that comes to its chain has all that it asks for")
+
+    def close(self) -> None:
+        """Frees the solver of the last chain."""
+        if self._near is not None:
+            self._near[1].close()
+            self._near = None
+
+    def _alone(self, made: Encoded) -> Session:
+        """A solver that knows of the chain only."""
+        if self._near is not None and self._near[0] is made and len(made.matched) < _LONG:
+            return self._near[1]
+        self.close()
+        session = Session(self._domain.circuit, self._domain.always)
+        self._near = made, session
+        return session
 
     def _blockers(self, made: Encoded, index: int) -> dict[int, Rule]:
         rules = made.chain.chain.rules
@@ -114,7 +123,7 @@ def blamed(session: Session, conditions: tuple[int, ...], blame: dict[int, Rule]
     ask = session.ask
     core = [literal for literal in session.core() if literal in blame and literal not in conditions]
     if not core:
-        return Reason(text="no packet comes to its chain that it could match")
+        return Reason()
     if 1 < len(core) <= _FEW:
         alone = next((one for one in core if not ask(*conditions, one)), None)
         if alone is not None:

@@ -99,6 +99,6 @@ def _all(field: str, values: Intervals, domain: Domain) -> bool:
 
 
 def _short(field: str, value: int, version: int) -> int:
-    """The value's first 62 bits, order kept."""
+    """The value's first 62 bits, order kept; an address of the other IP version may be any."""
     width = 16 if field in NAMES else width_of(field, version)
-    return value >> max(0, width - 62)
+    return min(value >> max(0, width - 62), _TOP)

@@ -119,7 +119,7 @@ class _Search:
         self._simulated(_ROUNDS)
         order = {id(made): number for number, (made, _) in enumerate(self._entered())}
         self.open.sort(key=lambda place: (order[id(self.places[place][0][0])], place[1]))
-        self._long_chains()
+        self._near()
         for place in self.open:
             self._rule(place, self.places[place], self.found[place])
 
@@ -128,26 +128,27 @@ class _Search:
         left = []
         for place in self.open:
             stands = self.places[place]
-            reason = self.reasons.covered(stands[0][0], place[1]) if len(stands) == 1 else None
+            reason = self.reasons.covered(stands[0][0], place[1]) if self._plain(place) else None
             if reason is not None:
                 self.found[place].reason = reason
             else:
                 left.append(place)
         self.open = left
 
-    def _long_chains(self) -> None:
-        """Rules of chains that are too long to be looked at whole for each of them."""
+    def _near(self) -> None:
+        """Rules that their own chain explains; and packets that show others to be live."""
         packets: list[tuple[Place, dict[int, int]]] = []
         left: list[Place] = []
         for place in self.open:
             stands = self.places[place]
-            answer = self.reasons.within(stands[0][0], place[1]) if len(stands) == 1 else None
+            answer = self.reasons.near(stands[0][0], place[1]) if self._plain(place) else None
             if isinstance(answer, Reason):
                 self.found[place].reason = answer
             else:
                 left.append(place)
                 if answer is not None:
                     packets.append((place, answer))
+        self.reasons.close()
         self.open = left
         for start in range(0, len(packets), _BATCH):
             words: dict[int, int] = {}
@@ -155,9 +156,13 @@ class _Search:
             for number, (_, packet) in enumerate(batch):
                 for variable, bit in packet.items():
                     words[variable] = words.get(variable, 0) | bit << number
-            for literal in self.atoms:
-                words[literal] = 0
-            self._show(words, len(batch))
+            self._show(words, [place for place, _ in batch])
+
+    def _plain(self, place: Place) -> bool:
+        """Whether the rule stands in one chain as made, and does nothing unless all its terms hold."""
+        stands = self.places[place]
+        made = stands[0][0]
+        return len(stands) == 1 and made.acted[place[1]] == made.matched[place[1]]
 
     def _entered(self) -> list[tuple[Encoded, int]]:
         seen: dict[int, tuple[Encoded, int]] = {}
@@ -197,21 +202,32 @@ class _Search:
                 return
             for start in range(0, len(left), _BATCH):
                 batch = left[start : start + _BATCH]
-                self._show(samples.words(batch) | self._atom_words(batch), len(batch))
+                self._show(samples.words(batch), batch)
 
-    def _show(self, words: dict[int, int], count: int) -> None:
-        """Closes the rules that one of the packets matches."""
+    def _show(self, words: dict[int, int], batch: list[Place]) -> None:
+        """Closes the rules that one of the packets matches: each is made for a rule, whose atoms alone match."""
         circuit = self.circuit
-        mask = (1 << count) - 1
-        values = circuit.simulate(words, mask)
+        mask = (1 << len(batch)) - 1
+        atoms = self._atom_words(batch)
+        values = circuit.simulate(words | atoms, mask)
         good = mask
         for literal in self.asked.domain.always:
             good &= circuit.value(values, mask, literal)
+        loud = 0
+        for word in atoms.values():
+            loud |= word
+        own: dict[Place, int] = {}
+        for number, place in enumerate(batch):
+            if loud >> number & 1:
+                own[place] = own.get(place, 0) | 1 << number
         left = []
         for place in self.open:
             index = place[1]
             if any(
-                circuit.value(values, mask, entry) & circuit.value(values, mask, made.acted[index]) & good
+                circuit.value(values, mask, entry)
+                & circuit.value(values, mask, made.acted[index])
+                & good
+                & (~loud | own.get(place, 0))
                 for made, entry in self.places[place]
             ):
                 self.found[place].live = True

@@ -6,7 +6,7 @@ it does is told relative to its entry, so that the circuit grows with the number
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from conntracker.rules.fields import FIELDS
@@ -424,7 +424,7 @@ class Atoms:
         return literal
 
 
-def _fields_of(part: Part) -> Iterator[str] | set[str]:
+def _fields_of(part: Part) -> set[str]:
     if isinstance(part, In | Named):
         return {part.field}
     if isinstance(part, AnyOf):

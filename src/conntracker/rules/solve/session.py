@@ -20,7 +20,7 @@ class Session:
 
         Raises ImportError without python-sat.
         """
-        from pysat.solvers import Solver
+        from pysat.solvers import Solver  # type: ignore[import-untyped]
 
         self.circuit = circuit
         self._solver: Any = Solver(name=solver)
