@@ -169,7 +169,7 @@ class _Chains:
             packets = sets.without(packets, here)
             if verdict.kind in {"jump", "goto"}:
                 key = namespace_of(rule.kind), rule.family, rule.table, verdict.chain or ""
-                out = self.walk(self.chains[key], here) if here else 0
+                out = self.walk(self.chains[key], here)
                 if verdict.kind == "jump":
                     packets = sets.either(packets, out)
                 else:

@@ -28,7 +28,7 @@ def forward(lines: str, *, policy: str = "DROP", family: str = "ip") -> Ruleset:
 
 def random_forward(seed: int, count: int) -> Ruleset:
     """Rules that meet each other often, in FORWARD and two chains behind it."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311
     lines = [":one", ":two"]
     for _ in range(count):
         chain = chance.choice(("FORWARD", "FORWARD", "one", "two"))

@@ -24,6 +24,7 @@ from conntracker.steps import Rule
 
 __all__ = ["audit"]
 
+_QUICK = 3000  # rules
 _MOST_PACKETS = 200  # rules for which a packet is made as evidence
 
 
@@ -34,16 +35,18 @@ def audit(
     local: dict[int, Intervals] | None = None,
     counted: str = "",
     wide: Sequence[Wide] = (),
+    slow: bool = True,
 ) -> Audit:
     """Looks for all of these kinds.
 
     local    the host's own addresses, by IP version, where they are known
     counted  since when the ruleset's counters count, in words
     wide     rules that let through far more than a recording has of them (see audit_wide)
+    slow     whether to look for redundant rules among more than some thousands, too: it takes up to a minute
 
     Raises ValueError for a ruleset that cannot be followed: a jump to a chain that is not there, a loop.
     """
-    return _Auditor(ruleset, kinds, local, counted, wide).run()
+    return _Auditor(ruleset, kinds, local, counted, wide, slow).run()
 
 
 class _Auditor:
@@ -51,9 +54,10 @@ class _Auditor:
 
     def __init__(
         self, ruleset: Ruleset, kinds: Collection[str], local: dict[int, Intervals] | None, counted: str,
-        wide: Sequence[Wide],
+        wide: Sequence[Wide], slow: bool,
     ) -> None:  # fmt: skip
         self.ruleset, self.kinds, self.local, self.counted, self.wide = ruleset, kinds, local, counted, wide
+        self.slow = slow
         self.notes: list[str] = []
         self.dead: list[Dead] = []
         self.unused = chains_without_way(ruleset)
@@ -82,8 +86,18 @@ class _Auditor:
             yield Finding("dead", _place(one.rule), one.rule, reason, one.because, certainty=one.certainty)
 
     def _redundant(self) -> Iterable[Finding]:
+        if not self.slow and sum(len(known.meanings) for known in self.ruleset.chains) > _QUICK:
+            self.notes.append(f"redundant: not looked for among more than {_QUICK:,} rules, unless it is asked for")
+            return
+        jumps = {
+            id(rule)
+            for known in self.ruleset.chains for rule, meaning in known.items()
+            if meaning.verdict is not None and meaning.verdict.chain is not None
+        }  # fmt: skip
         for one in redundant(self.ruleset, self.local):
-            if not one.decides:
+            if id(one.rule) in jumps:
+                reason = "where it leads, nothing is decided that would not be so anyway"
+            elif not one.decides:
                 reason = "it has no verdict: all that it does is count"
             elif one.because:
                 reason = f"what it decides, {'the rules' if len(one.because) > 1 else 'a rule'} behind it would, too"

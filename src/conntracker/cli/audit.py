@@ -51,7 +51,8 @@ def run(args: Namespace) -> int:
     ruleset = load(args.rules, args.netns)
     local, counted = (None, "") if args.rules else _of_host(args.netns)
     wide = _wide(ruleset, args.read) if args.read and "wide" in only else ()
-    found = audit(ruleset, only, local=local, counted=counted, wide=wide)
+    slow = "redundant" in (*fail_on, *_kinds("--only", args.only))
+    found = audit(ruleset, only, local=local, counted=counted, wide=wide, slow=slow)
     width = max(40, shutil.get_terminal_size().columns) if os.isatty(1) or "COLUMNS" in os.environ else 80
     with Output("-").open() as out:
         for line in audit_json(found) if args.json else audit_lines(found, width):

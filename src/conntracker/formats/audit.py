@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from conntracker.rules.solve.domain import Witness
     from conntracker.steps import Rule
 
-__all__ = ["audit_json", "audit_lines", "rule_line", "which_rule", "witness_lines"]
+__all__ = ["audit_json", "audit_lines", "line_of", "which_rule", "witness_lines"]
 
 _ALWAYS = frozenset((
     "family", "protocol", "saddr", "daddr", "sport", "dport", "icmp_type", "icmp_code", "iif", "oif", "ct_state",
@@ -69,14 +69,14 @@ def _count(number: int, noun: str) -> str:
 
 def _finding_lines(one: Finding, width: int, fields: frozenset[str]) -> Iterator[str]:
     if one.rule is not None:
-        yield from _beside(f"  {which_rule(one.rule)}", one.rule.source or "", width)
+        yield from _beside(f"  {which_rule(one.rule)}", line_of(one.rule.source), width)
         yield f"      {one.rule.text or 'its text is not known'}"
     else:
-        yield from _beside(f"  {' '.join(one.place)}", one.source or "", width)
+        yield from _beside(f"  {' '.join(one.place)}", line_of(one.source), width)
     certainty = "" if one.certainty == "always" else f" ({one.certainty})"
     yield from _wrapped(one.reason + certainty, width, "    ", "    ")
     for rule in one.because[:_MOST]:
-        yield from _beside(f"    - {which_rule(rule)}", rule.source or "", width)
+        yield from _beside(f"    - {which_rule(rule)}", line_of(rule.source), width)
         yield f"      {rule.text or 'its text is not known'}"
     if len(one.because) > _MOST:
         yield f"    - and {len(one.because) - _MOST:,} more"
@@ -124,9 +124,9 @@ def which_rule(rule: Rule) -> str:
     return f"{rule.family} {rule.table} {rule.chain} rule {rule.position}{handle}"
 
 
-def rule_line(rule: Rule) -> str:
-    """The same, with its text."""
-    return f"{which_rule(rule)}: {rule.text}"
+def line_of(source: str | None) -> str:
+    """Where a rule was read, if the line is known: the name of the file alone is known to whoever gave it."""
+    return source if source is not None and source.rpartition(":")[2].isdigit() else ""
 
 
 def _beside(text: str, source: str, width: int) -> Iterator[str]:

@@ -7,7 +7,7 @@ import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from conntracker.formats.audit import which_rule, witness_lines
+from conntracker.formats.audit import line_of, which_rule, witness_lines
 from conntracker.formats.packets import packet_json
 from conntracker.formats.table import printable
 from conntracker.formats.values import values_text
@@ -78,13 +78,14 @@ def _decided(word: str, verdict: str, step: Step | None, width: int) -> Iterator
     if step.rule is None:
         yield f"    {word + ':':<7} {verdict} by the policy of {place(step)}"
         return
-    source = f"   {step.rule.source}" if step.rule.source else ""
+    where = line_of(step.rule.source)
+    source = f"   {where}" if where else ""
     line = f"    {word + ':':<7} {verdict} by {which_rule(step.rule)}"
     if len(line) + len(source) <= width:
         yield line + source
     else:
         yield line
-        yield f"           {source}"
+        yield f"              {where}"
     yield f"              {step.rule.text}"
 
 
@@ -146,7 +147,10 @@ def _wrapped(text: str, width: int, first: str, next_: str) -> list[str]:
 
 
 def diff_json(found: Diff) -> Iterator[str]:
-    """An object a line: whether they are equal and what that rests on, then a change each."""
+    """An object a line: whether they are equal and what that rests on, then a change each.
+
+    end_before and end_after are verdicts with the answer of a reject.
+    """
     first: dict[str, Any] = {
         "equal": not found.changes, "versions": list(found.versions), "taken_alike": list(found.shared),
         "more": found.more,
@@ -162,8 +166,10 @@ def _change_json(one: Changed) -> dict[str, Any]:
         "change": change.kind,
         "version": change.version,
         "ways": list(one.ways),
-        "verdict_before": change.before,
-        "verdict_after": change.after,
+        "verdict_before": change.before.split()[0],
+        "verdict_after": change.after.split()[0],
+        "end_before": change.before,
+        "end_after": change.after,
         "packets": {
             field: None if values is None else _of(change.box, field, change.version)
             for field, values in change.box.items()

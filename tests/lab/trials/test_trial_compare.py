@@ -59,8 +59,8 @@ def test_mismatch_shows_packet_and_first_difference() -> None:
     wrong = lines_of(walk(RULESET, packet(iif="eth0"), "input").outcomes[0].path.steps)
     text = str(judge.compare([packet()], [wrong]).mismatches[0])
     assert "iif=eth1" in text
-    assert "kernel > input iptables-legacy ip filter ssh:1 rule reject" in text
-    assert "engine > input iptables-legacy ip filter ssh:2 return return" in text
+    assert "kernel > input legacy ip filter ssh:1 rule reject" in text
+    assert "engine > input legacy ip filter ssh:2 return return" in text
 
 
 def test_predicted_drop_by_routing_is_no_mismatch() -> None:

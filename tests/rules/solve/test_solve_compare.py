@@ -68,7 +68,9 @@ def test_finds_redundant_rules() -> None:
 
 def test_follows_redundancy_to_the_caller() -> None:
     """What a chain's caller does behind the jump counts."""
-    rules = saved(
-        ":one\n-A FORWARD -p tcp -j one\n-A FORWARD -j DROP\n-A one --dport 5 -p tcp -j DROP\n-A one -p tcp --dport 6 -j ACCEPT"
-    )
+    rules = saved(""":one
+        -A FORWARD -p tcp -j one
+        -A FORWARD -j DROP
+        -A one -p tcp --dport 5 -j DROP
+        -A one -p tcp --dport 6 -j ACCEPT""")
     assert [one.rule.position for one in redundant(rules) if one.rule.chain == "one"] == [1]

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from conntracker.rules.intervals import Intervals, normal
 from conntracker.rules.ruleset import Ruleset
 from conntracker.rules.solve.dead import dead, policies_never_reached, witnesses
+from conntracker.rules.solve.domain import Witness
 from conntracker.rules.solve.names import Interfaces
+from conntracker.rules.terms import Atom
 from conntracker.rules.walk import walk
+from conntracker.steps import Rule
 from support.interval_diagram import diagram_dead
 from support.small_rulesets import forward, random_forward, saved
 
@@ -104,9 +109,7 @@ def test_goes_through_chains_that_return() -> None:
         -A one -p tcp --dport 22 -j ACCEPT
         -A one -p tcp --dport 23 -s 10.0.0.0/8 -j DROP""")
     )
-    assert [one.rule.text for one in found] == ["-A one -s 10.0.0.0/8 -p tcp -m tcp --dport 23 -j DROP"] or [
-        one.rule.position for one in found if one.rule.chain == "one"
-    ] == [3]
+    assert [(one.rule.chain, one.rule.position) for one in found] == [("one", 3)]
 
 
 def test_tells_what_hangs_on_an_atom() -> None:
@@ -141,7 +144,7 @@ COMMIT
 COMMIT
 """
     rules = Ruleset.parse(text, family="ip", kind="iptables-legacy")
-    assert {one.rule.position for one in dead(rules) if one.rule.table == "filter"} <= {1}
+    assert {one.rule.position for one in dead(rules) if one.rule.table == "filter"} == {1}
     found = {rule.position: one for rule, one in witnesses(rules).items() if rule.table == "filter"}
     assert 2 in found
 
@@ -151,13 +154,16 @@ def test_tells_policies_that_nothing_comes_to() -> None:
     assert [key[3] for key in policies_never_reached(forward("-p tcp -j DROP\n-j ACCEPT"))] == ["FORWARD"]
 
 
+def _answers(found: Witness) -> Callable[[Atom, Rule], bool | None]:
+    return lambda atom, _: found.told(atom)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_packets_as_evidence_match(seed: int) -> None:
     """Each witness matches its rule, by a plain walk."""
     rules = random_forward(seed, 14)
     for rule, found in witnesses(rules).items():
-        assumed = dict(found.assumed)
-        answer = walk(rules, found.packet, found.way, answers=lambda atom, _, told=assumed: told.get(atom.text))
+        answer = walk(rules, found.packet, found.way, answers=_answers(found))
         assert len(answer.outcomes) == 1
         assert any(step.rule is rule for step in answer.outcomes[0].path.steps)
 
@@ -174,7 +180,4 @@ def test_a_diagram_finds_the_same(seed: int) -> None:
     rules = random_forward(seed, 18)
     base = next(known for known in rules.chains if known.chain.name == "FORWARD")
     found = {id(one.rule) for one in dead(rules) if one.versions and one.certainty == "always"}
-    entered = diagram_dead(rules, 4, base, _forwarded)
-    never = {id(rule) for known in rules.chains if known.chain.name in {"one", "two"} for rule in known.chain.rules}
-    assert found - never == entered - never
-    assert entered <= found | {id(one.rule) for one in dead(rules)}
+    assert diagram_dead(rules, 4, base, _forwarded) == found

@@ -10,14 +10,14 @@ from conntracker.lab.trials.routing import HERE, stopped
 from conntracker.rules.fields import FIELDS, NAMES
 from conntracker.rules.host import Host
 from conntracker.rules.packets import Packet
-from conntracker.rules.ruleset import Ruleset
+from conntracker.rules.ruleset import Ruleset, namespace_of
 from conntracker.rules.terms import Atom
 from conntracker.rules.walk import Answer, Course, Outcome, walk
 from conntracker.steps import Rule, Step
 
 __all__ = ["AtomKey", "Comparison", "Judge", "Line", "Mismatch", "lines_of"]
 
-# hook, kind, family, table, chain, type, position, verdict, target
+# hook, legacy or nft, family, table, chain, type, position, verdict, target
 Line = tuple[str | None, str, str, str, str, str, int | None, str | None, str | None]
 
 _HOOKS = ("prerouting", "input", "forward", "postrouting")
@@ -150,10 +150,7 @@ class Judge:
         matched = None if kernel is None else {_place_of(line) for line in kernel}
 
         def answer(atom: Atom, rule: Rule) -> bool | None:
-            if matched is None:
-                told = None
-            else:
-                told = ((rule.kind, rule.family, rule.table, rule.chain, rule.position) in matched) != atom.negated
+            told = None if matched is None else (_place(rule) in matched) != atom.negated
             asked.append((atom, told))
             return told
 
@@ -212,13 +209,30 @@ def lines_of(steps: Iterable[Step]) -> tuple[Line, ...]:
 
 
 def line_of(step: Step) -> Line:
-    """What is compared of a step: not the priority, the handle or the text, which one of the two may not have."""
+    """What is compared of a step: not the priority, the handle or the text, which one of the two may not have.
+
+    nft and iptables-nft share their tables: whose syntax a rule is in is no part of its place.
+    """
     position = None if step.rule is None else step.rule.position
-    return step.hook, step.kind, step.family, step.table, step.chain, step.type, position, step.verdict, step.target
+    return (
+        step.hook,
+        namespace_of(step.kind),
+        step.family,
+        step.table,
+        step.chain,
+        step.type,
+        position,
+        step.verdict,
+        step.target,
+    )
 
 
 def _place_of(line: Line) -> _PLACE:
     return line[1], line[2], line[3], line[4], line[6]
+
+
+def _place(rule: Rule) -> _PLACE:
+    return namespace_of(rule.kind), rule.family, rule.table, rule.chain, rule.position
 
 
 def _common(one: tuple[Line, ...], other: tuple[Line, ...]) -> int:

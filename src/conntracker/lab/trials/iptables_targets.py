@@ -101,7 +101,7 @@ TARGETS: dict[str, Target] = {
     "TCPMSS": _target(_tcpmss, 4, "mangle", "FORWARD OUTPUT POSTROUTING", "tcp-syn"),
     "NOTRACK": _target(lambda pool: "NOTRACK", 5, "raw"),
     "CT": _target(lambda pool: pool.one(("CT --notrack", "CT --zone 7")), 4, "raw"),
-    "TRACE": _target(lambda pool: "TRACE", 1, "raw"),
+    "TRACE": _target(lambda pool: "TRACE", 2, "raw", "PREROUTING"),  # at OUTPUT it would trace the host's answers
     "DNAT": _target(lambda pool: f"DNAT --to-destination {_to(pool, False)}", 8, "nat", _IN_NAT),
     "DNAT-port": _target(lambda pool: f"DNAT --to-destination {_to(pool, True)}", 6, "nat", _IN_NAT, _PORTED),
     "REDIRECT": _target(lambda pool: "REDIRECT", 3, "nat", _IN_NAT),

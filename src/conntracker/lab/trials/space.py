@@ -127,6 +127,8 @@ class Space:
             return False  # such addresses are routed apart
         if packet["protocol"] in _OF_OTHER or (packet["family"], packet["protocol"]) in _OTHER_ICMP:
             return False
+        if _spoilt(packet):
+            return False
         if packet["way"] == "output" and {self.kind_of(packet, "daddr"), self.kind_of(packet, "saddr")} & _COPIED:
             return False
         # nf_nat_icmp_reply_translation drops redirects of flows that it has not looked at.
@@ -161,6 +163,12 @@ def _with_state(made: Packet) -> Packet:
         made["ct_direction"], made["ct_mark"] = made["ct_direction"] or 0, made["ct_mark"] or 0
         made["ct_status"] = int(made["ct_status"] or 0) | CONFIRMED | (0 if made["ct_direction"] else SEEN_REPLY)
     return made
+
+
+def _spoilt(packet: Packet) -> bool:
+    """Whether a segment that the host sends would be invalid only with a broken header: rules drop such themselves."""
+    invalid = packet["ct_state"] == CT_STATES.index("invalid")
+    return packet["way"] == "output" and invalid and packet["protocol"] == _TCP and packet["tcp_flags"] in _BEGINNINGS
 
 
 def _extended(packet: Packet) -> bool:

@@ -1,1 +1,1 @@
-"""Proofs about rulesets, with a SAT solver: what can never match, what changes nothing, and what two of them do alike."""
+"""Proofs about rulesets, with a SAT solver: what never matches, what changes nothing, what two of them do alike."""

@@ -78,7 +78,8 @@ class Reasons:
             return found
         if jumps:
             return Reason(tuple(jumps), "the way to its chain excludes it")
-        impossible = made.terms[index] == FALSE
+        with Session(self._domain.circuit) as free:
+            impossible = not free.ask(made.terms[index])
         return Reason(text="its own matches exclude each other" if impossible else "no packet has all that it asks for")
 
     def of(self, stand: tuple[Encoded, int], index: int) -> Reason:

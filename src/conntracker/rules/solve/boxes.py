@@ -1,4 +1,4 @@
-"""Rules as boxes, many at once: which earlier rules of a chain may stand in a rule's way, and which one alone covers it."""
+"""Rules as boxes, many at once: which earlier rules may stand in a rule's way, and which one alone covers it."""
 
 from __future__ import annotations
 

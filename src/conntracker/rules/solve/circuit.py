@@ -1,7 +1,7 @@
 """Circuits of AND gates over the bits of a packet: what all rules ask, shared wherever two ask the same.
 
-A literal is a whole number: a variable, or minus a variable for its opposite. Gates come after what they read, so that a
-circuit can be worked out for many packets at once, one packet a bit (`simulate`), as well as given to a solver.
+A literal is a whole number: a variable, or minus a variable for its opposite. Gates come after what they read, so that
+a circuit can be worked out for many packets at once, one packet a bit (`simulate`), as well as given to a solver.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Circuit:
 
     def both(self, one: int, other: int) -> int:
         """AND of two."""
-        if one == FALSE or other == FALSE or one == -other:
+        if FALSE in {one, other} or one == -other:
             return FALSE
-        if one == TRUE or one == other:
+        if one in {TRUE, other}:
             return other
         if other == TRUE:
             return one

@@ -16,6 +16,7 @@ from conntracker.rules.intervals import Intervals, normal, single
 from conntracker.rules.packets import NEXT_HEADERS, UNTRACKED_ICMPV6
 from conntracker.rules.solve.circuit import FALSE, TRUE, Circuit, Vector
 from conntracker.rules.solve.names import Interfaces
+from conntracker.rules.terms import Atom
 
 __all__ = ["SOMETIMES", "Domain", "Values", "Witness"]
 
@@ -40,13 +41,19 @@ class Witness:
     version   of IP
     way       input, forward or output
     packet    its fields when it is first seen; None for one that it lacks, names for interfaces
-    assumed   (text, outcome) of each match that is not in the packet but was asked on its way
+    assumed   (text, outcome) of each match that is not in the packet
+    outcomes  the same by text and occurrence (see terms.Atom): equal texts may have an outcome each
     """
 
     version: int
     way: str
     packet: dict[str, int | str | None]
     assumed: tuple[tuple[str, bool], ...] = ()
+    outcomes: tuple[tuple[tuple[str, str], bool], ...] = ()
+
+    def told(self, atom: Atom) -> bool | None:
+        """The outcome of an atom, not negated; None for one that is not known."""
+        return dict(self.outcomes).get((atom.text, atom.occurrence))
 
 
 class Domain:
@@ -179,13 +186,14 @@ class Domain:
     # --- what is usual, for packets as evidence ---
 
     def usual(self) -> list[int]:
-        """Literals of which as many as possible should hold in a packet that is shown to a person, most wanted first."""
+        """Literals of which as many as possible should hold in a packet that a person sees, most wanted first."""
         circuit, values, within = self.circuit, self.start, self.within
         near = {4: ((0x0A000002, 0x0AFFFFFE),), 6: ((0x20010DB8 << 96, ((0x20010DB80001) << 80) - 1),)}[self.version]
         far = {4: ((0xC0A80002, 0xC0A8FFFE),), 6: (((0x20010DB80001) << 80, ((0x20010DB8 + 1) << 96) - 1),)}[
             self.version
         ]
         unicast = {4: ((0x01000000, 0xDFFFFFFF),), 6: ((0x2000 << 112, (0x4000 << 112) - 1),)}[self.version]
+        output, not_lo = self.ways["output"], normal([(0, 0), (2, 1 << 16)])
         quiet = [-self.translated["dst"], -self.translated["src"]]
         wanted = [*quiet, within(values, "fragment", single(0))]
         if self.version == 6:
@@ -195,7 +203,7 @@ class Domain:
             wanted.append(within(values, name, unicast))
             wanted.append(within(values, f"{name}_type", normal([(1, 2)])))
         wanted += [
-            within(values, "iif", normal([(0, 0), (2, 1 << 16)])), within(values, "oif", normal([(0, 0), (2, 1 << 16)])),
+            within(values, "iif", not_lo), within(values, "oif", not_lo),
             within(values, "ct_state", STATE["new"]), within(values, "ct_status", single(0)),
             within(values, "ct_direction", single(0)), within(values, "packet_type", single(0)),
             within(values, "protocol", normal([(6, 6), (17, 17)])), within(values, "protocol", single(6)),
@@ -204,14 +212,14 @@ class Domain:
             within(values, "length", single(60)), within(values, "tos", single(0)), within(values, "mark", single(0)),
             within(values, "ct_mark", single(0)), within(values, "reverse_path", single(1)),
             within(values, "skuid", single(0)), within(values, "skgid", single(0)),
-            circuit.either(self.ways["output"], self.has["mac"]), circuit.either(-self.ways["output"], self.has["socket"]),
+            circuit.either(output, self.has["mac"]), circuit.either(-output, self.has["socket"]),
             within(values, "saddr", near), within(values, "daddr", far),
             circuit.unequal(values["iif"], values["oif"]),
         ]  # fmt: skip
         return [one for one in wanted if one not in {TRUE, FALSE}]
 
-    def witness(self, true: Callable[[int], bool], atoms: Sequence[tuple[str, int]] = ()) -> Witness:
-        """The packet of a model, and the outcomes of the atoms (text, literal)."""
+    def witness(self, true: Callable[[int], bool], atoms: Sequence[tuple[Atom, int]] = ()) -> Witness:
+        """The packet of a model, and the outcomes of atoms, given with their literals."""
         way = next(name for name, literal in self.ways.items() if true(literal))
         numbers = {
             name: sum(1 << i for i, bit in enumerate(reversed(vector.bits)) if true(bit))
@@ -225,8 +233,9 @@ class Domain:
                 packet[name] = number if true(self.present(self.start, name)) else None
         if packet["ct_state"] in {2, 3} and any(true(literal) for literal in self.translated.values()):
             packet["first"] = 0
-        assumed = [(text, true(literal)) for text, literal in atoms]
+        assumed = [(atom.text, true(literal)) for atom, literal in atoms]
+        outcomes = tuple(((atom.text, atom.occurrence), true(literal)) for atom, literal in atoms)
         for which, literal in self.translated.items():
             if true(literal):
                 assumed.append((f"the flow's {which} address was translated before", True))
-        return Witness(self.version, way, packet, tuple(assumed))
+        return Witness(self.version, way, packet, tuple(assumed), outcomes)

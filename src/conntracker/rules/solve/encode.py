@@ -429,15 +429,13 @@ def _fields_of(part: Part) -> set[str]:
         return {part.field}
     if isinstance(part, AnyOf):
         return {test.field for box in part.boxes for test in box}
-    if isinstance(part, Atom):
-        return set(_CHANGING) if not part.occurrence else set()
-    if isinstance(part, Assign):
-        return {part.field} | ({part.source} if part.source else set())
-    if isinstance(part, Nat):
-        return set(_NAT_FIELDS)
     if isinstance(part, Branches):
         return {name for case, _ in part.cases for name in _fields_of(case)}
-    return set()
+    if isinstance(part, Assign):
+        return {part.field} | ({part.source} if part.source else set())
+    if isinstance(part, Atom) and not part.occurrence:
+        return set(_CHANGING)
+    return set(_NAT_FIELDS) if isinstance(part, Nat) else set()
 
 
 def _targets(part: Part) -> Iterable[str]:

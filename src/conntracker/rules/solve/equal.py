@@ -35,7 +35,7 @@ class Equal:
 
 @dataclass(frozen=True, slots=True)
 class Unequal:
-    """A packet with which they do different things. `before` and `after` are the outcomes, the same if NAT or marks differ."""
+    """A packet with which they do different things; `before` and `after` are the same if NAT or marks differ."""
 
     witness: Witness
     before: str

@@ -56,7 +56,7 @@ def witness(asked: Question, literals: Sequence[int]) -> Witness | None:
             return None
         wanted = [one for one in wanted if one != blamed[-1]]
     true = evaluation(asked.domain.circuit, session.model())
-    atoms = [(atom.text, literal) for literal, (atom, _) in asked.atoms.outcomes.items()]
+    atoms = [(atom, literal) for literal, (atom, _) in asked.atoms.outcomes.items()]
     return asked.domain.witness(true, atoms)
 
 

@@ -42,7 +42,7 @@ class Redundant:
 
 
 def redundant(ruleset: Ruleset, local: Local = None) -> list[Redundant]:
-    """The rules of which each alone could be taken out and no packet would end otherwise, in the order of the ruleset."""
+    """The rules of which each alone could be taken out and nothing would change, in the order of the ruleset."""
     proven: dict[Place, tuple[Rule, ...]] = {}
     refuted: set[Place] = set()
     for version in ruleset.families():

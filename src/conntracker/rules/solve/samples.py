@@ -33,7 +33,7 @@ _USUAL = {"ct_state": 3, "ttl": 64, "length": 60, "saddr_type": 1, "reverse_path
 
 
 def wishes_of(parts: tuple[Part, ...], domain: Domain, chance: random.Random, target: str | None = None) -> Wishes:
-    """What a packet should be for the parts to hold, of alternatives one; of a verdict map, one that leads to `target`."""
+    """What a packet should be for the parts to hold: of alternatives one, of a verdict map one to `target`."""
     wishes: Wishes = {}
     for part in parts:
         if isinstance(part, In | Named):
@@ -135,11 +135,8 @@ class _Columns:
             return (6, 17, 6, 1 if self.domain.version == 4 else 58, 99)[bits(8) % 5]
         if name in {"sport", "dport"}:
             return 1024 + bits(15)
-        if name == "daddr_type":
-            return 2 if way == "input" else 1
-        if name == "tcp_flags":
-            return (2, 16, 18, 4)[bits(2)]
-        return bits(7) if name == "icmp_type" else _USUAL.get(name, 0)
+        drawn = {"daddr_type": 2 if way == "input" else 1, "tcp_flags": (2, 16, 18, 4)[bits(2)], "icmp_type": bits(7)}
+        return drawn[name] if name in drawn else _USUAL.get(name, 0)
 
 
 def _pick(values: Intervals, chance: random.Random) -> int:

@@ -124,7 +124,7 @@ class _Walk:
         return self._chains(hook, behind, packets)
 
     def _untracked(self, hook: str, chains: list[KnownChain], packets: Packets) -> Packets:
-        """Before connection tracking a packet has no state, which rules see as invalid; but for lo, where it has one."""
+        """Before connection tracking a packet has no state, which rules see as invalid; but on lo it has one."""
         if not chains:
             return packets
         circuit, (literal, values) = self.circuit, packets
@@ -136,10 +136,8 @@ class _Walk:
         self.encoder.untracked = False
         now = values["ct_state"]
         if now is not hidden:
-            shown = circuit.mux(circuit.within(now, STATE["untracked"]), now, tracked)
-        else:
-            shown = tracked
-        return literal, values | {"ct_state": shown}
+            tracked = circuit.mux(circuit.within(now, STATE["untracked"]), now, tracked)
+        return literal, values | {"ct_state": tracked}
 
     def _chains(self, hook: str, chains: Iterable[KnownChain], packets: Packets) -> Packets:
         for known in chains:
