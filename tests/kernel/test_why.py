@@ -131,7 +131,7 @@ def test_recorded_flows(recorded: tuple[Lab, Path], capfd: pytest.CaptureFixture
         packet = way["packet"]
         if packet["dst"] not in {to for _, to, _, _ in SENT}:
             continue  # multicast that hosts send to the router
-        assert (way["direction"], answer["verdict"]) == ("original" if traced.get("flow") else "unknown", way["verdict"])
+        assert (way["direction"], answer["verdict"]) == ("original", way["verdict"])
         assert told(answer["path"]) == told(way["path"]), packet
         compared.add((packet["proto"], packet["dst"], packet["dport"], way["verdict"]))
     assert compared == set(SENT)

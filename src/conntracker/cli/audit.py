@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from conntracker.answers.audit_wide import Wide
+    from conntracker.rules.intervals import Intervals
     from conntracker.rules.ruleset import Ruleset
+
+    Local = dict[int, Intervals] | None
 
 __all__ = ["add_arguments", "run"]
 
@@ -28,7 +31,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_rules_arguments(parser)
     parser.add_argument(
         "-r", "--read", metavar="DIR", action="append",
-        help="a recording made with -t: also ACCEPTs far wider than what was seen there",
+        help="a recording made with -t: also ACCEPTs far wider than what was seen; without --rules and --netns, of"
+        " the rules that were in force when it began",
     )  # fmt: skip
     parser.add_argument("--only", metavar="KIND", help=f"what to look for, a list with commas: {', '.join(KINDS)}")
     parser.add_argument("--fail-on", metavar="KIND", help="exit with 1 if anything of these kinds is found; a list")
@@ -43,13 +47,14 @@ def run(args: Namespace) -> int:
         raise ValueError(f"--fail-on: {missed[0]} is not looked for with this --only")
     if "wide" in (*fail_on, *_kinds("--only", args.only)) and not args.read:
         raise ValueError("wide needs a recording to compare with: -r DIR")
-    if args.read and not args.rules and args.netns is None:
-        raise ValueError("-r needs the ruleset as a file, too: --rules FILE")
     from conntracker.answers.audit import audit
     from conntracker.formats.audit import audit_json, audit_lines
 
-    ruleset = load(args.rules, args.netns)
-    local, counted = (None, "") if args.rules else _of_host(args.netns)
+    if args.read and not args.rules and args.netns is None:
+        ruleset, local, counted = _recorded(args.read)
+    else:
+        ruleset = load(args.rules, args.netns)
+        local, counted = (None, "") if args.rules else _of_host(args.netns)
     wide = _wide(ruleset, args.read) if args.read and "wide" in only else ()
     slow = "redundant" in (*fail_on, *_kinds("--only", args.only))
     found = audit(ruleset, only, local=local, counted=counted, wide=wide, slow=slow)
@@ -68,7 +73,7 @@ def _kinds(option: str, text: str | None) -> tuple[str, ...]:
     return found
 
 
-def _of_host(netns: str | None) -> tuple[dict[int, tuple[tuple[int, int], ...]] | None, str]:
+def _of_host(netns: str | None) -> tuple[Local, str]:
     """(the host's own addresses by IP version, since when its counters count at most)."""
     host = live_host(netns)
     with open("/proc/uptime", encoding="ascii") as file:
@@ -77,6 +82,19 @@ def _of_host(netns: str | None) -> tuple[dict[int, tuple[tuple[int, int], ...]] 
     up = f"{days} d {hours} h" if days else f"{hours} h {int(seconds % 3600 // 60)} min"
     since = f"since it was last zero, which is not known (the host is up for {up})"
     return (None if host is None else dict(host.local)), since
+
+
+def _recorded(directories: Sequence[str]) -> tuple[Ruleset, Local, str]:
+    """The same of the rules that a recording keeps."""
+    from conntracker.recording.meta import time_text
+    from conntracker.recording.reader import open_recording
+
+    with open_recording(directories) as recording:
+        situation = recording.situation()
+    if situation is None:
+        raise ValueError("the recording does not have the rules in force: say --rules FILE")
+    local = None if situation.host is None else dict(situation.host.local)
+    return situation.ruleset, local, f"since it was last zero, which is not known, until {time_text(situation.time)}"
 
 
 def _wide(ruleset: Ruleset, directories: Sequence[str]) -> Sequence[Wide]:

@@ -33,11 +33,12 @@ RULESET = Ruleset(parse_save(SAVE, family="ip", kind="iptables-legacy"))
 
 def packet(**fields: int | str | None) -> Packet:
     """One of TCP to port 22 of the host."""
-    return {
+    made: Packet = {
         "way": "input", "iif": "eth1", "oif": "", "family": 4, "protocol": 6, "saddr": 0xC0A80001, "daddr": 0xC6120101,
         "sport": 1024, "dport": 22, "tcp_flags": 2, "fragment": 0, "ttl": 64, "packet_type": 0, "ct_state": 3,
         "ct_status": 0, "ct_direction": 0, "ct_mark": 0,
-    } | fields  # fmt: skip
+    }  # fmt: skip
+    return made | fields
 
 
 def test_equal_steps_agree() -> None:

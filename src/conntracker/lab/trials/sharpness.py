@@ -45,7 +45,7 @@ def sharpness(record: Recorded, faults: int, seed: object, judge: Judge) -> Shar
     from conntracker.rules.solve.equal import Equal, equivalent
 
     result, counted = Sharpness(), 0
-    record = _agreeing(record, judge)
+    record = _agreeing(record)
     told = _settled(record.ruleset, judge.outcomes)
     for tried, fault in enumerate(seeded(record.ruleset, seed)):
         if counted >= faults or tried >= 10 * faults:
@@ -65,7 +65,8 @@ def sharpness(record: Recorded, faults: int, seed: object, judge: Judge) -> Shar
     return result
 
 
-def _agreeing(record: Recorded, judge: Judge) -> Recorded:
+def _agreeing(record: Recorded) -> Recorded:
+    judge = Judge(record.ruleset, record.host)
     pairs = zip(record.packets, record.kernel, strict=True)
     kept = [(packet, lines) for packet, lines in pairs if judge.agrees(packet, lines)]
     return replace(record, packets=[packet for packet, _ in kept], kernel=[lines for _, lines in kept])
