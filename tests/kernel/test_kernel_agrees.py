@@ -22,7 +22,7 @@ CASES = [
 ]
 SOURCES = [
     Source(f"{name} {seed} ({kind})", random_ruleset(seed, name), kind, family)
-    for seed, (name, kind, family) in enumerate(CASES, 400)
+    for seed, (name, kind, family) in enumerate(CASES, 600)
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,13 @@ def why_lines(
 def _lines(
     packet: Mapping[str, int | str | None], answer: Answer, width: int, supposed: Sequence[str]
 ) -> Iterator[str]:
-    yield f"{packet_text(packet)}   {VERDICTS[answer.verdict]}"
+    head = packet_text(packet)
+    if len(head) + len(VERDICTS[answer.verdict]) + 3 <= width:
+        yield f"{head}   {VERDICTS[answer.verdict]}"
+    else:
+        ends, _, details = head.partition(", ")
+        yield f"{ends}   {VERDICTS[answer.verdict]}"
+        yield f"  {details}"
     yield from (f"  {line}" for line in supposed)
     outcomes = _distinct(answer)
     if answer.verdict == UNDECIDED:
@@ -55,11 +62,18 @@ def _lines(
         yield from (f"{indent}NAT  {change}" for change in _changes(packet, outcome))
         between: dict[int, list[str]] = {}
         for one in outcome.passed:
-            text = f"{'':<13} {one.rule.chain} rule {one.rule.position} passed over: {reason(one)}"
-            between.setdefault(one.after, []).append(text)
+            text = f"{one.rule.chain} rule {one.rule.position} passed over: {reason(one)}"
+            between.setdefault(one.after, []).extend(_wrapped(text, width - len(indent)))
         yield from (indent + line for line in way_lines(outcome.path, width - len(indent), between))
     if len(outcomes) > _MOST or not answer.whole:
         yield f"  and {'more' if not answer.whole else len(outcomes) - _MOST} outcomes besides"
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines between those of steps."""
+    return textwrap.wrap(
+        text, width, initial_indent=" " * 14, subsequent_indent=" " * 18, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _distinct(answer: Answer) -> list[Outcome]:

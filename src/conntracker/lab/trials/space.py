@@ -97,7 +97,7 @@ class Space:
             made["mac"] = made["reverse_path"] = None
             made["packet_type"] = 0
             return made
-        made["mark"] = 0
+        made["mark"], made["skuid"], made["skgid"] = 0, None, None
         if self.kind_of(made, "saddr") != "unicast":
             made["reverse_path"] = 0  # no route leads there: nft_fib4_eval, rpfilter_lookup_reverse
         return made

@@ -13,7 +13,6 @@ from conntracker.steps import Rule
 
 __all__ = ["Reason", "Reasons", "blamed"]
 
-_LONG = 300  # rules
 _FEW = 24  # a core of no more rules than this is made minimal
 
 
@@ -28,11 +27,12 @@ class Reason:
 class Reasons:
     """Of the rules of one ruleset, for one IP version."""
 
-    def __init__(self, asked: Question) -> None:
+    def __init__(self, asked: Question, minimal: bool = True) -> None:
+        self._minimal = minimal
         self._session = asked.session
         self._domain = asked.domain
         self._boxes: dict[int, Boxes] = {}
-        self._near: tuple[Encoded, Session] | None = None
+        self._near: Session | None = None
         self._callers: dict[int, list[tuple[Encoded, int]]] = {}
         self._changing = {id(made) for made in asked.ways[0].made if made.changed or made.accepted}
         for made in asked.ways[0].made:
@@ -55,14 +55,14 @@ class Reasons:
     def near(self, made: Encoded, index: int) -> Reason | dict[int, int]:
         """Why nothing comes through its own chain, and those that alone lead there; or a packet that seems to.
 
-        Only these chains are given to the solver, of long ones only the rules that may meet the rule's packets: whole
-        rulesets are too much to go through for each rule. The packet is told as Circuit.simulate takes it.
+        The solver for this knows the terms of rules, and not the order in which whole rulesets are gone through, which
+        is too much for each rule. The packet is told as Circuit.simulate takes it.
         """
-        session = self._alone(made)
         conditions = [made.terms[index]]
         jumps: list[Rule] = []
         current = made
         blame = self._blockers(made, index)
+        session = self._near = self._near or Session(self._domain.circuit, self._domain.always)
         while session.ask(*conditions, *blame):
             callers = self._callers.get(id(current), [])
             if len(callers) != 1 or current.entry != FALSE:
@@ -73,7 +73,7 @@ class Reasons:
             conditions.append(current.terms[number])
             jumps.append(current.chain.chain.rules[number])
             blame |= self._blockers(current, number)
-        found = blamed(session, tuple(conditions), blame)
+        found = blamed(session, tuple(conditions), blame, _FEW if self._minimal else 0)
         if found.rules:
             return found
         if jumps:
@@ -95,19 +95,10 @@ class Reasons:
         return found if found.rules else Reason(text="no packet that comes to its chain has all that it asks for")
 
     def close(self) -> None:
-        """Frees the solver of the last chain."""
+        """Frees the solver that `near` asked."""
         if self._near is not None:
-            self._near[1].close()
+            self._near.close()
             self._near = None
-
-    def _alone(self, made: Encoded) -> Session:
-        """A solver that knows of the chain only."""
-        if self._near is not None and self._near[0] is made and len(made.matched) < _LONG:
-            return self._near[1]
-        self.close()
-        session = Session(self._domain.circuit, self._domain.always)
-        self._near = made, session
-        return session
 
     def _blockers(self, made: Encoded, index: int) -> dict[int, Rule]:
         rules = made.chain.chain.rules
@@ -119,17 +110,13 @@ class Reasons:
         }  # fmt: skip
 
 
-def blamed(session: Session, conditions: tuple[int, ...], blame: dict[int, Rule]) -> Reason:
-    """The fewest that are found, after a question that was answered no."""
+def blamed(session: Session, conditions: tuple[int, ...], blame: dict[int, Rule], most: int = _FEW) -> Reason:
+    """The fewest that are found, after a question that was answered no; of more than `most` none is tried to leave out."""
     ask = session.ask
     core = [literal for literal in session.core() if literal in blame and literal not in conditions]
     if not core:
         return Reason()
-    if 1 < len(core) <= _FEW:
-        alone = next((one for one in core if not ask(*conditions, one)), None)
-        if alone is not None:
-            core = [alone]
-    if 1 < len(core) <= _FEW:
+    if 1 < len(core) <= most:
         for one in list(core):
             rest = [other for other in core if other != one]
             if not ask(*conditions, *rest):

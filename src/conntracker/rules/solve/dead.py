@@ -100,7 +100,7 @@ class _Search:
             for place, stands in asked.ways[0].by_place().items()
             if only is None or stands[0][0].chain.chain.rules[place[1]] in only
         }
-        self.reasons, self.explain = Reasons(asked), explain
+        self.reasons, self.explain = Reasons(asked, explain), explain
         self.atoms = asked.atoms.outcomes
         self.open: list[Place] = []  # of which it is not known yet
         self._texts: dict[str, list[int]] = {}
