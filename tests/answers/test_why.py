@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
 
@@ -12,6 +11,7 @@ from conntracker.answers.why import packet_of, way_of
 from conntracker.rules.fields import CT_STATES
 from conntracker.rules.host import Host
 from conntracker.steps import Packet, Path
+from support.columns import NOON
 from support.traces import ACCEPTED, icmp, step, tcp
 
 HOST = Host(local={4: ((int(ip_address("10.0.0.1")),) * 2,), 6: ()})
@@ -23,12 +23,8 @@ FLOW: dict[str, Any] = {
 
 def way(packet: Packet, path: Path = ACCEPTED, direction: str = "original", **more: Any) -> Way:
     """Packets that were traced, from eth0 to eth1."""
-    at = datetime(2026, 1, 1, tzinfo=UTC)
-    usual: dict[str, Any] = {
-        "direction": direction, "certain": True, "packet": packet, "left": packet, "in_interface": "eth0",
-        "out_interface": "eth1", "path": path, "traced": 1, "first": at, "last": at,
-    }  # fmt: skip
-    return Way(**{name: value for name, value in (usual | more).items() if name in Way.__slots__})
+    interfaces = {"in_interface": "eth0", "out_interface": "eth1"} | more
+    return Way(direction, True, 1, NOON, NOON, 0, packet, packet, path=path, **interfaces)
 
 
 def of_flow(*ways: Way, **changed: object) -> Blame:

@@ -21,9 +21,7 @@ JSON = json.dumps({"nftables": [
 
 def texts(ruleset: Ruleset) -> list[tuple[str, str, str | None, str | None]]:
     """(family, chain, text, source) of each rule."""
-    return [
-        (rule.family, rule.chain, rule.text, rule.source) for known in ruleset.chains for rule in known.chain.rules
-    ]
+    return [(rule.family, rule.chain, rule.text, rule.source) for known in ruleset.chains for rule in known.chain.rules]
 
 
 @pytest.mark.parametrize(

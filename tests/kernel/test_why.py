@@ -31,7 +31,10 @@ table inet fw {
         meta l4proto icmpv6 accept
     }
     chain services { tcp dport @web counter accept; tcp dport 81 reject; }
-    chain nat { type nat hook prerouting priority dstnat; ip daddr 192.0.2.1 udp dport 8053 dnat ip to 198.51.100.2:53; }
+    chain nat {
+        type nat hook prerouting priority dstnat
+        ip daddr 192.0.2.1 udp dport 8053 dnat ip to 198.51.100.2:53
+    }
     chain local { type filter hook input priority 10; udp dport 9 drop; }
 }
 """
@@ -68,8 +71,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, Pa
                 [sys.executable, "-m", "conntracker", "-t", "-e", "-w", str(directory), "-o", "-"],
                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
+        assert running.stderr is not None
         try:
-            assert running.stderr is not None
             for line in running.stderr:
                 if "capturing" in line:
                     break

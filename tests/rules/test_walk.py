@@ -223,7 +223,7 @@ def test_a_packet_through_loopback_comes_in_again() -> None:
         "COMMIT\n*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n"
     )
     answer = walk(Ruleset.parse(text), packet(oif="lo"), "output")
-    assert said(answer) == ["OUTPUT policy accept", "PREROUTING policy accept", "INPUT 1 accept"]
+    assert said(answer) == [*["OUTPUT policy accept"] * 2, "PREROUTING policy accept", "INPUT 1 accept"]
 
 
 @pytest.mark.parametrize(
@@ -238,3 +238,23 @@ def test_the_reverse_path_is_known_where_routes_are(source: str, interface: str,
     text = "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -m rpfilter --invert -j DROP\nCOMMIT\n"
     asked = packet(saddr=number(source), iif=interface)
     assert walk(Ruleset.parse(text), asked, "input", host=HOST).verdict == verdict
+
+
+def test_what_the_kernel_changes_on_the_way_is_seen() -> None:
+    """A packet that is forwarded has one hop less, and one that DNAT changed has the status bit for it."""
+    mangle = "*mangle\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m ttl --ttl-eq 63 -j MARK --set-mark 0x7\nCOMMIT\n*filter"
+    text = NAT.replace("*filter", mangle)
+    text = text.replace("-A FORWARD -d", "-A FORWARD -m mark --mark 0x7 -m conntrack --ctstate DNAT -d")
+    assert walk(Ruleset.parse(text), packet(ttl=64), None, host=HOST).verdict == "accept"
+    assert walk(Ruleset.parse(text), packet(ttl=63), None, host=HOST).verdict == "drop"
+
+
+def test_a_limit_that_is_asked_twice_may_answer_twice() -> None:
+    """A packet that comes by the same limit again is not answered as before."""
+    text = (
+        "*filter\n:INPUT ACCEPT [0:0]\n:c - [0:0]\n-A INPUT -j c\n-A INPUT -j c\n"
+        "-A c -m limit --limit 5/sec -m mark --mark 0x1 -j DROP\n-A c -m mark ! --mark 0x1 -j MARK --set-mark 1\n"
+        "COMMIT\n"
+    )
+    answer = walk(Ruleset.parse(text), packet(), "input")
+    assert len({tuple(item.value for item in one.assumed) for one in answer.outcomes}) == 4

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from conntracker.rules.intervals import Intervals, normal, single
 
-__all__ = ["CT_STATES", "FAMILIES", "FIELDS", "FIELD_NAMES", "NAMES", "PACKET_TYPES", "ROUTE_TYPES", "Field", "width_of"]
+__all__ = [
+    "CT_STATES", "FAMILIES", "FIELDS", "FIELD_NAMES", "NAMES", "PACKET_TYPES", "ROUTE_TYPES", "Field", "width_of",
+]  # fmt: skip
 
 _PORTS = normal([(6, 6), (17, 17), (33, 33), (132, 132), (136, 136)])  # TCP, UDP, DCCP, SCTP, UDP-Lite
 

@@ -16,6 +16,8 @@ from conntracker.steps import Rule
 __all__ = ["UNKNOWN", "Answers", "Assumed", "State", "named"]
 
 UNKNOWN = object()  # in place of a field's value
+# linux/netfilter/nf_conntrack_common.h; set where NAT changes anything (nf_nat_setup_info)
+_IPS_SRC_NAT, _IPS_DST_NAT = 16, 32
 _CT_FIELDS = ("ct_status", "ct_direction", "ct_mark")
 
 Answers = Callable[[Atom, Rule], bool | None]
@@ -63,6 +65,7 @@ class State:
         self._domains: dict[str, Intervals] = {}
         self._names: dict[str, list[Named]] = {}
         self._changed: dict[str, int] = {}
+        self._asked: dict[str, int] = {}  # how often a stateful match was asked
         self._tracked: dict[str, object] | None = None  # what connection tracking will say, while it has not
 
     # --- connection tracking ---
@@ -122,7 +125,10 @@ class State:
         return all(self.holds(In(other, values)) for other, values in FIELDS[field].requires)
 
     def _atom(self, atom: Atom) -> bool:
-        key = atom.name, atom.text, atom.occurrence
+        key = atom.name, atom.text, atom.occurrence, 0
+        if atom.occurrence:  # a packet that comes by again may be answered otherwise
+            self._asked[atom.occurrence] = self._asked.get(atom.occurrence, -1) + 1
+            key = *key[:3], self._asked[atom.occurrence]
         if key not in self._answered and self._answers is not None and self.rule is not None:
             told = self._answers(atom, self.rule)
             if told is not None:
@@ -185,8 +191,8 @@ class State:
         packet = self.packet
         if not self.has(change.field) and change.field != "ct_state":
             return
-        if change.field == "ct_state" and self._tracked is None:
-            return  # tracked already: `notrack` does nothing
+        if change.field == "ct_state" and not self._changes_state(change):
+            return
         old: object = packet.get(change.field, UNKNOWN)
         full = (1 << width_of(change.field, self.version)) - 1
         value: object = change.value
@@ -202,9 +208,20 @@ class State:
         self.put(change.field, value & full if isinstance(value, int) else UNKNOWN)
         without_absent(packet)
 
+    def _changes_state(self, change: Assign) -> bool:
+        """Whether the packet's state becomes another one: once it is of a flow, `notrack` does nothing.
+
+        A zone (of which no value is known) makes connection tracking look elsewhere: what it finds is not known.
+        """
+        if change.value is None:
+            if self._tracked is not None:
+                self._tracked = dict.fromkeys(self._tracked, UNKNOWN)
+            return False
+        return self._tracked is not None or self.packet.get("ct_state") == CT_STATES.index("invalid")
+
     def translate(self, nat: Nat, hook: str) -> None:
         """Gives the packet its new address or port: the destination's before routing, the source's behind it."""
-        packet = self.packet
+        packet, before = self.packet, dict(self.packet)
         to_destination = hook in {"prerouting", "output"}
         address, port, kind = ("daddr", "dport", "daddr_type") if to_destination else ("saddr", "sport", "saddr_type")
         if nat.kind == "masquerade" or (nat.kind == "redirect" and nat.addresses is None):
@@ -230,6 +247,11 @@ class State:
             self.put(port, low if low == high else UNKNOWN)
             if low != high:
                 self._domains[port] = ((low, high),)
+        status = packet.get("ct_status")
+        if isinstance(status, int) and any(
+            name not in packet or packet[name] != before.get(name) for name in (address, port)
+        ):
+            packet["ct_status"] = status | (_IPS_DST_NAT if to_destination else _IPS_SRC_NAT)
 
     def _own_address(self, kind: str, hook: str) -> object:
         if kind == "redirect" and hook == "output":

@@ -101,6 +101,8 @@ class Assign:
 class Nat:
     """The packet gets another address or port, if it is the first of its flow; it ends the chain with accept.
 
+    family     4 or 6 where it is for packets of that version alone: with others nothing is done, and the rule goes on
+
     kind       snat, dnat, masquerade, redirect or netmap
     addresses  low and high, None where only ports change or the kernel chooses (masquerade, redirect)
     ports      low and high, None where they are kept as far as possible
@@ -111,6 +113,7 @@ class Nat:
     addresses: tuple[int, int] | None
     ports: tuple[int, int] | None
     text: str
+    family: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

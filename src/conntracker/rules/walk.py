@@ -27,6 +27,7 @@ _ENDINGS = frozenset(("accept", "drop", "reject", "queue", "stolen"))
 _BEFORE_ROUTING = frozenset(("prerouting", "output"))
 _LOCAL_TYPES = frozenset(ROUTE_TYPES.index(name) for name in ("local", "broadcast", "anycast", "multicast"))
 _LOOPBACK = "lo"
+_LOCAL = ROUTE_TYPES.index("local")
 _MOST_DEEP = 64  # jumps; the kernels allow 16 (nft), iptables refuses loops
 
 
@@ -175,11 +176,15 @@ class _Run:
 
     def _at(self, hook: str, out: object) -> Outcome | None:
         """Passes a hook; the outcome if the packet ends there."""
-        self._hook = hook
+        self._hook, sent_to = hook, self._packet.get("daddr", UNKNOWN)
         if hook == "forward":
             self._state.put("oif", out)
             if out is UNKNOWN and (name := self._route_out()) is not None:
                 self._packet["oif"] = name
+            if isinstance(ttl := self._packet.get("ttl", UNKNOWN), int) and ttl > 0:
+                self._state.put("ttl", ttl - 1)  # ip_forward and ip6_forward, in front of the hook
+            elif ttl is UNKNOWN:
+                self._state.put("ttl", UNKNOWN)
         meets = hook in _BEFORE_ROUTING and not (hook == "prerouting" and self._packet.get("iif") == _LOOPBACK)
         if meets:
             self._state.hide_conntrack()
@@ -191,6 +196,8 @@ class _Run:
                 return self._outcome(verdict, len(self._steps) - 1)
         if meets:
             self._state.show_conntrack()
+        if hook == "output" and self._packet.get("daddr", UNKNOWN) != sent_to:
+            self._reroute()
         if hook not in {"ingress", "forward"}:
             self._translated.add("dst" if hook in _BEFORE_ROUTING else "src")  # a packet that loops is asked no more
         return None
@@ -213,6 +220,17 @@ class _Run:
         for field in ("skuid", "skgid", "packet_type"):
             self._state.put(field, UNKNOWN)
         return WAYS["input"][1:]
+
+    def _reroute(self) -> None:
+        """Behind output, a packet with another destination than it was sent to is routed again (ip_route_me_harder)."""
+        kind = self._packet.get("daddr_type", UNKNOWN)
+        if kind is UNKNOWN:
+            self._state.put("oif", UNKNOWN)
+        elif kind == _LOCAL:
+            self._state.put("oif", _LOOPBACK)
+        else:
+            name = self._route_out()
+            self._state.put("oif", UNKNOWN if name is None else name)
 
     def _route_out(self) -> str | None:
         address, host = self._packet.get("daddr"), self._state.host
@@ -305,6 +323,8 @@ class _Run:
             elif isinstance(part, Assign):
                 self._state.assign(part)
             elif isinstance(part, Nat):
+                if part.family is not None and part.family != self._state.version:
+                    continue
                 self._translated.add("dst" if self._hook in _BEFORE_ROUTING else "src")
                 self._state.translate(part, self._hook)
                 return _ACCEPT

@@ -114,7 +114,7 @@ def test_several_families_and_kinds() -> None:
 
 def test_what_has_no_text() -> None:
     """Chains of nft, and rules that were never read, cannot be printed."""
-    (known, _) = parse_save(save([(None, "-m eui64", "")]))
+    known, *_ = parse_save(save([(None, "-m eui64", "")]))
     nft = dataclasses.replace(known, chain=dataclasses.replace(known.chain, kind="nft"))
     unread = dataclasses.replace(known.chain.rules[0], text=None)
     with pytest.raises(ValueError, match="not of iptables"):

@@ -66,7 +66,7 @@ CASES: list[tuple[list[Any], tuple[Any, ...]]] = [
     ([{"reject": {"type": "icmp", "expr": "host-unreachable"}}],
      (IPV4, Verdict("reject", text="with icmp host-unreachable"))),
     ([{"snat": {"family": "ip", "addr": "10.0.0.1"}}],
-     (IPV4, Nat("snat", (167772161,) * 2, None, "snat ip to 10.0.0.1"))),
+     (Nat("snat", (167772161,) * 2, None, "snat ip to 10.0.0.1", 4),)),
     ([{"something": {"new": 1}}], (Atom("something", "something new 1"),)),
     ([{"limit": {"rate": 5, "per": "second"}}], (Atom("limit", "limit rate 5/second", "inet/t/c/1/1"),)),
     (

@@ -86,6 +86,10 @@ def parse_save(
     Rules that name several addresses are several rules, as in the kernel. Raises RuleSyntaxError.
     """
     tables = _Reader(text, family, kind, source).tables()
+    for table in tables:
+        if table.kind == "iptables-legacy":  # a table of ip_tables has all its chains, whatever an old save lists
+            for name in table.built_in:
+                table.chain(name, 0)
     return tuple(known for table in tables for known in _known(table, source))
 
 

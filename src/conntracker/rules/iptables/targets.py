@@ -138,7 +138,13 @@ def _ecn(target: Extension, version: int) -> list[Part]:
 def _untracked(target: Extension, version: int) -> list[Part]:
     if target.name == "NOTRACK" or target.find("notrack"):
         return [Assign("ct_state", _UNTRACKED, 7)]
-    return [Effect("ct", _text(target))]
+    zone = any(option.name.startswith("zone") for option in target.options)
+    return [Effect("ct", _text(target)), *([Assign("ct_state", None, 7)] if zone else [])]
+
+
+def _mss(target: Extension, version: int) -> list[Part]:
+    # A SYN without the option gets one, and is four bytes longer then (xt_TCPMSS.c).
+    return [Effect("tcpmss", _text(target)), Assign("length", None, 0xFFFF)]
 
 
 def _hashed_mark(target: Extension, version: int) -> list[Part]:
@@ -203,6 +209,6 @@ def _netmap(target: Extension, version: int) -> list[Part]:
 
 _TARGETS: dict[str, Callable[[Extension, int], list[Part]]] = {
     "MARK": _mark, "CONNMARK": _connmark, "TTL": _hops, "HL": _hops, "TOS": _tos, "DSCP": _dscp, "ECN": _ecn,
-    "CT": _untracked, "NOTRACK": _untracked, "HMARK": _hashed_mark, "SNPT": _prefix, "DNPT": _prefix,
+    "TCPMSS": _mss, "CT": _untracked, "NOTRACK": _untracked, "HMARK": _hashed_mark, "SNPT": _prefix, "DNPT": _prefix,
     "DNAT": _nat, "SNAT": _nat, "MASQUERADE": _here, "REDIRECT": _here, "NETMAP": _netmap,
 }  # fmt: skip

@@ -27,7 +27,8 @@ def assignment(statement: dict[str, Any], known: Known) -> list[Part]:
     if target is None or (target.field not in _SETTABLE and target.field != "ct_mark"):
         # nft_exthdr.c ends the rule where there is no TCP
         needs = (_TCP,) if isinstance(key, dict) and "tcp option" in key else needs_of(key)
-        return [*needs, Effect(target_of(key), text)]
+        zone: list[Part] = [Assign("ct_state", None, 7)] if target_of(key) == "ct zone" else []
+        return [*needs, Effect(target_of(key), text), *zone]
     width = width_of(target.field, 6 if target.kind == "ipv6" else 4)
     mask = (1 << width) - 1 if target.field_mask is None else target.field_mask
     try:
@@ -61,18 +62,18 @@ def nat(kind: str, inner: Any, known: Known) -> list[Part]:
     """`snat`, `dnat`, `masquerade` and `redirect`."""
     text = statement_text({kind: inner})
     inner = inner if isinstance(inner, dict) else {}
-    needs: list[Part] = []
+    only: int | None = None
     family = {"ip": 4, "ip6": 6}.get(str(inner.get("family")))
     if family is None and len(known.families) == 1 and known.families[0][0] == known.families[0][1]:
         family = known.families[0][0]
     elif family is not None:
-        needs.append(In("family", ((family, family),)))  # nft_nat_inet_eval: others go on, unchanged
+        only = family  # nft_nat_inet_eval
     addresses = _pair(inner.get("addr"), "ipv6" if family == 6 else "ipv4") if family else None
     ports = _pair(inner.get("port"), "port")
     flags = inner.get("type_flags")
     if _NETMAP in (flags if isinstance(flags, list) else [flags]):
         kind = "netmap"
-    return [*needs, Nat(kind, addresses, ports, text)]
+    return [Nat(kind, addresses, ports, text, only)]
 
 
 def _pair(value: Any, kind: str) -> tuple[int, int] | None:

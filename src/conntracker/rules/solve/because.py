@@ -62,7 +62,7 @@ class Reasons:
         jumps: list[Rule] = []
         current = made
         blame = self._blockers(made, index)
-        session = self._near = self._near or Session(self._domain.circuit, self._domain.always)
+        session = self._near = self._near or Session(self._domain.circuit, self._domain.always, "minisat22")
         while session.ask(*conditions, *blame):
             callers = self._callers.get(id(current), [])
             if len(callers) != 1 or current.entry != FALSE:
@@ -111,7 +111,7 @@ class Reasons:
 
 
 def blamed(session: Session, conditions: tuple[int, ...], blame: dict[int, Rule], most: int = _FEW) -> Reason:
-    """The fewest that are found, after a question that was answered no; of more than `most` none is tried to leave out."""
+    """The fewest that are found, after an answer no; of more than `most` none is tried to leave out."""
     ask = session.ask
     core = [literal for literal in session.core() if literal in blame and literal not in conditions]
     if not core:

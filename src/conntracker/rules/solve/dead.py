@@ -19,7 +19,7 @@ from conntracker.steps import Rule
 __all__ = ["ALWAYS", "Dead", "dead", "policies_never_reached", "witnesses"]
 
 ALWAYS = "always"
-_ROUNDS = 4
+_ROUNDS = 2  # of a few packets made for each rule, before the solver is asked
 _BATCH = 2048  # packets worked out at once: memory is this times the gates of the circuit
 
 
@@ -197,7 +197,7 @@ class _Search:
         """Rules that packets made of the rules' own values show to be live, though no atom but theirs matches."""
         samples = Samples(self.ruleset, self.asked.domain)
         for _ in range(rounds):
-            left = [place for place in self.open for _ in range(8 if rounds > 1 else 1)]
+            left = [place for place in self.open for _ in range(4 if rounds > 1 else 1)]
             if rounds > 1 and not left:
                 return
             for start in range(0, len(left), _BATCH):

@@ -115,8 +115,8 @@ class _Walk:
             chains = chains[len(early) :]
         if hook not in _NAT or not self.nat:
             return self._chains(hook, chains, packets)
-        which, priority = _NAT[hook]
-        before = [known for known in chains if effective_priority(known) < priority]
+        which = _NAT[hook]
+        before = [known for known in chains if precedes_nat(self.ruleset, self.domain.version, known)]
         nat = [known for known in chains if known.chain.type == "nat"]
         behind = [known for known in chains if known not in before and known not in nat]
         packets = self._chains(hook, before, packets)
