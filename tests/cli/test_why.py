@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conntracker.cli.main import main
+from conntracker.cli.why import packet_of
 from conntracker.recording.writer import RecordingWriter
 from conntracker.rules.host import Host
 from conntracker.rules.ruleset import Ruleset
@@ -94,10 +99,10 @@ FORWARD = ("--in", "eth0", "--out", "eth1", "--src", "10.2.0.5", "--proto", "tcp
         ("--way forward --src 10.1.0.5 --dst 10.0.0.1 --proto tcp --dport 80", "drop", None),
         ("--way forward --src 10.2.0.5 --dst 192.0.2.1 --proto tcp --dport 8080", "accept", "web 2"),
         ("--way input --src 10.2.0.5 --proto tcp --state established --dport 9", "accept", "INPUT 2"),
-        ("--way input --in eth0 --src 10.2.0.5 --proto tcp --state established --tcp-flags syn,ack", "accept", "INPUT 2"),
+        ("--way input --src 10.2.0.5 --proto tcp --state established --tcp-flags syn,ack", "accept", "INPUT 2"),
         ("--way input --src 10.9.9.9 --dst 10.0.0.1 --proto tcp --state established", "drop", None),
         ("--src 10.2.0.5 --dst 10.0.0.1 --uid 33 --out eth0", "drop", "OUTPUT 1"),
-        ("--src 10.2.0.5 --dst 10.0.0.1 --uid 32 --out eth0 --mark 0x7 --ct-mark 3 --length 60 --ttl 1", "accept", None),
+        ("--src 10.2.0.5 --dst 10.0.0.1 --uid 32 --mark 0x7 --ct-mark 3 --length 60 --ttl 1", "accept", None),
         ("--way input --in eth0 --src 10.0.0.1 --proto udp --mac 02:00:00:00:00:01", "drop", None),
     ],
 )  # fmt: skip
@@ -256,6 +261,20 @@ def test_options_that_make_no_sense(
     assert why("--rules", rules, *words) == 2
     out, err = capfd.readouterr()
     assert (out, err.startswith(f"conntracker: {said}"), err.count("\n")) == ("", True, 1), err
+
+
+_TEXT = st.none() | st.text(max_size=8) | st.from_regex(r"[0-9a-fx:./-]{1,20}", fullmatch=True)
+_OPTIONS = ("iif", "oif", "src", "dst", "proto", "sport", "dport", "icmp_type", "tcp_flags", "mark", "ct_mark", "mac")
+
+
+@given(st.fixed_dictionaries({name: _TEXT for name in _OPTIONS}), st.sampled_from(["10.0.0.1", "2001:db8::1", None]))
+def test_any_text(values: dict[str, str | None], source: str | None) -> None:
+    """Whatever stands in the options, it is a packet or a ValueError."""
+    others = dict.fromkeys(("state", "direction", "length", "ttl", "uid", "way"))
+    with contextlib.suppress(ValueError):
+        packet, said = packet_of(Namespace(**(values | {"src": source or values["src"]} | others)))
+        assert packet["family"] in {4, 6}
+        assert said
 
 
 def test_the_output_is_closed(rules: str) -> None:

@@ -135,6 +135,7 @@ HOST = Host(
     local={4: ((number("10.1.1.1"), number("10.1.1.1")),)},
     routes={4: (Route(number("192.168.1.0"), number("192.168.1.255"), "eth1"), Route(0, 2**32 - 1, "eth0"))},
     primary={(4, "eth1"): number("192.168.1.1")},
+    by_mark=False,
 )
 
 
@@ -258,3 +259,13 @@ def test_a_limit_that_is_asked_twice_may_answer_twice() -> None:
     )
     answer = walk(Ruleset.parse(text), packet(), "input")
     assert len({tuple(item.value for item in one.assumed) for one in answer.outcomes}) == 4
+
+
+@pytest.mark.parametrize(("host", "verdict"), [(HOST, "drop"), (Host(HOST.local, by_mark=True), "undecided")])
+def test_a_mark_may_send_a_packet_another_way(host: Host, verdict: str) -> None:
+    """Behind a mark set in mangle OUTPUT the way out is not known, unless routing asks for no marks."""
+    text = (
+        "*mangle\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n-A OUTPUT -p tcp -j MARK --set-mark 7\n"
+        "-A POSTROUTING -o eth0 -j DROP\nCOMMIT\n"
+    )
+    assert walk(Ruleset.parse(text), packet(iif="", oif="eth0"), "output", host=host).verdict == verdict

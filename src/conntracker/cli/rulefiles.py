@@ -23,8 +23,8 @@ def add_rules_arguments(parser: ArgumentParser) -> None:
     """--rules and --netns."""
     parser.add_argument(
         "--rules", metavar="FILE", action="append",
-        help="a ruleset in a file: iptables-save, ip6tables-save, `nft list ruleset` with or without -j; `-` is standard"
-        " input; several are one ruleset. Without it, the host's own is read",
+        help="a ruleset in a file: iptables-save, ip6tables-save, `nft list ruleset` with or without -j; `-` is"
+        " standard input; several are one ruleset. Without it, the host's own is read",
     )  # fmt: skip
     parser.add_argument("--netns", metavar="NAME", help="without --rules: a network namespace, by name, path or pid")
 

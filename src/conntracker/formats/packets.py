@@ -70,8 +70,8 @@ def _reason(term: Term | Branches, packet: Mapping[str, int | str | None]) -> st
         asked = [case for case, _ in term.cases if isinstance(case, AnyOf)]
         fields = dict.fromkeys(test.field for case in asked for box in case.boxes for test in box)
         texts = [case.text for case, _ in term.cases if isinstance(case, Atom)]
-        said = [f"no element of the map is {_those(fields, packet, version)}"] if fields else []
-        return "; ".join([*said, *(f"taken not to match: {text}" for text in dict.fromkeys(texts))])
+        elements = [f"no element of the map is {_those(fields, packet, version)}"] if fields else []
+        return "; ".join([*elements, *(f"taken not to match: {text}" for text in dict.fromkeys(texts))])
     if isinstance(term, AnyOf):
         fields = dict.fromkeys(test.field for box in term.boxes for test in box)
         said = _those(fields, packet, version)

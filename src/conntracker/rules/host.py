@@ -42,12 +42,14 @@ class Host:
     broadcast   those of its networks
     routes      of the main table; None where they are not known
     primary     by version and interface, the address that masquerading gives
+    by_mark     whether policy routing may ask for a packet's mark
     """
 
     local: Mapping[int, Intervals] = field(default_factory=dict)
     broadcast: Mapping[int, Intervals] = field(default_factory=dict)
     routes: Mapping[int, tuple[Route, ...]] | None = None
     primary: Mapping[tuple[int, str], int] = field(default_factory=dict)
+    by_mark: bool = True
 
     def address_type(self, version: int, address: int) -> int:
         """What the address is to this host: an index into ROUTE_TYPES, as fib and addrtype tell."""

@@ -176,7 +176,7 @@ class _Run:
 
     def _at(self, hook: str, out: object) -> Outcome | None:
         """Passes a hook; the outcome if the packet ends there."""
-        self._hook, sent_to = hook, self._packet.get("daddr", UNKNOWN)
+        self._hook, sent_to, remarked = hook, self._packet.get("daddr", UNKNOWN), False
         if hook == "forward":
             self._state.put("oif", out)
             if out is UNKNOWN and (name := self._route_out()) is not None:
@@ -191,13 +191,17 @@ class _Run:
         for known in self._course.hooks[hook]:
             if effective_priority(known) > CONNTRACK and hook not in {"ingress", "egress"}:
                 self._state.show_conntrack()
+            routed_by = self._routing_key()
             verdict = self._base(known)
             if verdict not in {"accept", "continue"}:
                 return self._outcome(verdict, len(self._steps) - 1)
+            remarked |= known.chain.type == "route" and self._routing_key() != routed_by
         if meets:
             self._state.show_conntrack()
         if hook == "output" and self._packet.get("daddr", UNKNOWN) != sent_to:
             self._reroute()
+        elif remarked and (self._state.host is None or self._state.host.by_mark):
+            self._state.put("oif", UNKNOWN)
         if hook not in {"ingress", "forward"}:
             self._translated.add("dst" if hook in _BEFORE_ROUTING else "src")  # a packet that loops is asked no more
         return None
@@ -220,6 +224,10 @@ class _Run:
         for field in ("skuid", "skgid", "packet_type"):
             self._state.put(field, UNKNOWN)
         return WAYS["input"][1:]
+
+    def _routing_key(self) -> tuple[object, ...]:
+        """What chains of type route have a packet routed again for (nft_chain_route.c, iptable_mangle.c)."""
+        return tuple(self._packet.get(name, UNKNOWN) for name in ("mark", "saddr", "daddr", "tos"))
 
     def _reroute(self) -> None:
         """Behind output, a packet with another destination than it was sent to is routed again (ip_route_me_harder)."""

@@ -49,7 +49,8 @@ def read_host() -> Host:
     for one in addresses:
         if one.interface in names and one.scope == 0 and not one.secondary:
             primary.setdefault((one.version, names[one.interface]), one.address)
-    return Host(local, broadcast, main if _plain_routing() else None, primary)
+    plain = _plain_routing()
+    return Host(local, broadcast, main if plain else None, primary, by_mark=not plain)
 
 
 def _dump() -> tuple[list[fib.Route], list[fib.Address]]:

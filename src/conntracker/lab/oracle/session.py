@@ -273,4 +273,4 @@ def _host(devices: Devices) -> Host:
     local = {version: normal([(one[version], one[version]) for one in every.values()]) for version in (4, 6)}
     ends = [one[4] | 0xFF for one in every.values()]
     primary = {(version, name): one[version] for name, one in every.items() for version in (4, 6)}
-    return Host(local, {4: normal([(end, end) for end in ends])}, None, primary)
+    return Host(local, {4: normal([(end, end) for end in ends])}, None, primary, by_mark=False)

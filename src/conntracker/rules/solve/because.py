@@ -8,7 +8,7 @@ from conntracker.rules.solve.boxes import Boxes
 from conntracker.rules.solve.circuit import FALSE
 from conntracker.rules.solve.encode import Encoded
 from conntracker.rules.solve.model import Question
-from conntracker.rules.solve.session import Session
+from conntracker.rules.solve.session import QUICK, Session
 from conntracker.steps import Rule
 
 __all__ = ["Reason", "Reasons", "blamed"]
@@ -62,7 +62,7 @@ class Reasons:
         jumps: list[Rule] = []
         current = made
         blame = self._blockers(made, index)
-        session = self._near = self._near or Session(self._domain.circuit, self._domain.always, "minisat22")
+        session = self._near = self._near or Session(self._domain.circuit, self._domain.always, QUICK)
         while session.ask(*conditions, *blame):
             callers = self._callers.get(id(current), [])
             if len(callers) != 1 or current.entry != FALSE:

@@ -13,6 +13,7 @@ from conntracker.rules.fields import FIELDS
 from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset, namespace_of
 from conntracker.rules.solve.circuit import FALSE, TRUE, Vector
 from conntracker.rules.solve.domain import Domain, Values
+from conntracker.rules.solve.refusals import refusal
 from conntracker.rules.terms import AnyOf, Assign, Atom, Branches, Effect, In, Named, Nat, Part, Term, Verdict
 from conntracker.steps import Rule
 
@@ -331,7 +332,8 @@ class _Making:
         if part.kind == "continue":
             out.passing.append(FALSE)
             return
-        name = f"{part.kind} {part.text}" if part.text else part.kind
+        text = refusal(part.text, self.encoder.domain.version) if part.kind == "reject" else part.text
+        name = f"{part.kind} {text}" if text else part.kind
         out.results[-1].append((holding, name, None))
         if part.kind == "accept":
             self.accepting.append((here, dict(self.values)))

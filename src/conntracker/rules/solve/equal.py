@@ -1,7 +1,7 @@
 """Whether two rulesets do the same with every packet.
 
 They do if each packet ends alike: accepted, dropped, rejected with the same answer, queued; and if it is accepted, with
-the same addresses, ports, marks and connection tracking. Atoms of equal text have equal outcomes in both; stateful ones
+the same addresses, ports, marks, TOS, TTL, TCP flags and connection tracking. Atoms of equal text have equal outcomes in both; stateful ones
 are paired in the order in which they come, the first `limit` of a text with the other's first one.
 """
 
@@ -20,7 +20,7 @@ from conntracker.steps import Rule
 
 __all__ = ["Equal", "Unequal", "changed_fields", "equivalent", "outcomes", "unequal", "versions_of", "without_dead"]
 
-_FIELDS = ("saddr", "daddr", "sport", "dport", "mark", "ct_mark", "ct_state")
+_FIELDS = ("saddr", "daddr", "sport", "dport", "mark", "ct_mark", "ct_state", "tos", "ttl", "tcp_flags")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ several, coming back is an end of its own. In chains that change packets (NAT, m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,7 +25,9 @@ __all__ = ["Redundant", "redundant"]
 # The literal of each end; "left" is coming back to a caller of several.
 Fate = Mapping[str, int]
 
-_REMEMBERING = ("recent", "set", "connlimit", "quota")  # a match that other rules can notice
+# Matches that rules may share, so that others notice when one asks no more: of one name in iptables, objects of nft.
+_REMEMBERING = ("recent", "set", "connlimit", "quota", "hashlimit")
+_OBJECT = re.compile(r"\b(?:limit|quota|ct count) (?:name|map) |@")
 _BATCH = 2048
 
 
@@ -63,7 +66,9 @@ def _harmless(meaning: Meaning) -> bool:
     for part in meaning.parts:
         if isinstance(part, Effect) and part.name != "counter":
             return False
-        if isinstance(part, Assign | Nat) or (isinstance(part, Atom) and part.name in _REMEMBERING):
+        if isinstance(part, Assign | Nat):
+            return False
+        if isinstance(part, Atom) and part.occurrence and (part.name in _REMEMBERING or _OBJECT.search(part.text)):
             return False
     return True
 

@@ -16,7 +16,7 @@ from conntracker.rules.solve.circuit import FALSE, TRUE
 from conntracker.rules.solve.domain import SOMETIMES, Witness
 from conntracker.rules.solve.equal import changed_fields, outcomes, versions_of
 from conntracker.rules.solve.model import Local, Question, evaluation, question, witness
-from conntracker.rules.terms import AnyOf, Branches, In, Nat, Part
+from conntracker.rules.terms import AnyOf, Assign, Branches, In, Nat, Part
 
 __all__ = ["Change", "Differences", "difference"]
 
@@ -262,9 +262,17 @@ def _cut(part: Part, cuts: dict[str, set[int]], version: int) -> None:
     elif isinstance(part, Branches):
         for case, _ in part.cases:
             _cut(case, cuts, version)
+    elif isinstance(part, Assign) and part.value is not None:
+        _cut(In(part.field, single(part.value & part.mask), None if _whole(part, version) else part.mask), cuts, version)
     elif isinstance(part, Nat) and part.addresses is not None:
         for name in ("saddr", "daddr"):
             cuts.setdefault(name, set()).update((part.addresses[0], part.addresses[1] + 1))
+
+
+def _whole(part: Assign, version: int) -> bool:
+    """Whether nothing is left of the old value."""
+    full = (1 << width_of(part.field, version)) - 1
+    return part.mask & full == full
 
 
 def _merged(changes: list[Change]) -> list[Change]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from conntracker.rules.intervals import normal, single
-from conntracker.rules.order import CONNTRACK, base_chains, effective_priority
+from conntracker.rules.order import CONNTRACK, base_chains, effective_priority, precedes_nat
 from conntracker.rules.ruleset import KnownChain, Ruleset
 from conntracker.rules.solve.circuit import FALSE, TRUE, Vector
 from conntracker.rules.solve.domain import STATE, Domain
@@ -19,7 +19,7 @@ from conntracker.rules.solve.encode import Atoms, Encoded, Encoder, Place
 __all__ = ["Way", "encode", "entered"]
 
 _RELATED_NOT = normal([(1, 1), (58, 58)])  # ICMP errors go the way of the flow that they are about (nf_nat_proto.c)
-_NAT = {"prerouting": ("dst", -100), "output": ("dst", -100), "input": ("src", 100), "postrouting": ("src", 100)}
+_NAT = {"prerouting": "dst", "output": "dst", "input": "src", "postrouting": "src"}
 
 Packets = tuple[int, dict[str, Vector]]
 
@@ -74,7 +74,7 @@ class _Walk:
     """Packets on their way; those that ended are put aside by outcome."""
 
     def __init__(self, ruleset: Ruleset, domain: Domain, atoms: Atoms) -> None:
-        self.domain, self.circuit = domain, domain.circuit
+        self.ruleset, self.domain, self.circuit = ruleset, domain, domain.circuit
         self.encoder = Encoder(ruleset, domain, atoms)
         self.way = Way(domain, atoms)
         self.hooks = {
