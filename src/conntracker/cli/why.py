@@ -265,6 +265,8 @@ def _conntrack(args: Namespace, packet: Packet, supposed: list[str]) -> None:
     packet["ct_state"] = CT_STATES.index(state)
     if args.direction is not None or state in {"new", "established", "related"}:
         packet["ct_direction"] = ("original", "reply").index(args.direction or "original")
+    if state in {"established", "related"}:
+        supposed.append("not translated by NAT")
     if state == "new":
         packet["ct_status"] = 0
         packet["ct_mark"] = 0

@@ -131,6 +131,8 @@ def _of(box: Mapping[str, Values], field: str, version: int) -> str:
     values = box.get(field)
     if values is None:
         return ""
+    if isinstance(values, Masked):
+        return f"{values.value:#x}/{values.mask:#x}"
     names = [one for one in values if isinstance(one, str)]
     if names:
         return ", ".join(name or "none" for name in names)

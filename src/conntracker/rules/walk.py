@@ -178,13 +178,7 @@ class _Run:
         """Passes a hook; the outcome if the packet ends there."""
         self._hook, sent_to, remarked = hook, self._packet.get("daddr", UNKNOWN), False
         if hook == "forward":
-            self._state.put("oif", out)
-            if out is UNKNOWN and (name := self._route_out()) is not None:
-                self._packet["oif"] = name
-            if isinstance(ttl := self._packet.get("ttl", UNKNOWN), int) and ttl > 0:
-                self._state.put("ttl", ttl - 1)  # ip_forward and ip6_forward, in front of the hook
-            elif ttl is UNKNOWN:
-                self._state.put("ttl", UNKNOWN)
+            self._forwarded(out)
         meets = hook in _BEFORE_ROUTING and not (hook == "prerouting" and self._packet.get("iif") == _LOOPBACK)
         if meets:
             self._state.hide_conntrack()
@@ -205,6 +199,16 @@ class _Run:
         if hook not in {"ingress", "forward"}:
             self._translated.add("dst" if hook in _BEFORE_ROUTING else "src")  # a packet that loops is asked no more
         return None
+
+    def _forwarded(self, out: object) -> None:
+        """Routing gives a packet its way out, and takes a hop off it (ip_forward, ip6_forward: before the hook)."""
+        self._state.put("oif", out)
+        if out is UNKNOWN and (name := self._route_out()) is not None:
+            self._packet["oif"] = name
+        if isinstance(ttl := self._packet.get("ttl", UNKNOWN), int) and ttl > 0:
+            self._state.put("ttl", ttl - 1)
+        elif ttl is UNKNOWN:
+            self._state.put("ttl", UNKNOWN)
 
     def _routed(self, out: object) -> tuple[str, ...]:
         """The hooks behind prerouting."""

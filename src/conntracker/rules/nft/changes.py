@@ -8,7 +8,9 @@ from conntracker.rules.fields import width_of
 from conntracker.rules.nft.expressions import Known, needs_of, select, tracked
 from conntracker.rules.nft.matches import Operand, operand
 from conntracker.rules.nft.render import statement_text
-from conntracker.rules.nft.values import Unreadable, interval, number
+from conntracker.rules.nft.sets import Changing, Sets
+from conntracker.rules.nft.values import Unreadable, bits_of, interval, number
+from conntracker.rules.nft.verdicts import pair_of
 from conntracker.rules.terms import Assign, Effect, In, Nat, Part
 
 __all__ = ["assignment", "nat", "target_of"]
@@ -58,8 +60,8 @@ def _source(value: Any, known: Known) -> Operand | None:
     return found if found is not None and found.selector.field in _MARKS else None
 
 
-def nat(kind: str, inner: Any, known: Known) -> list[Part]:
-    """`snat`, `dnat`, `masquerade` and `redirect`."""
+def nat(kind: str, inner: Any, known: Known, sets: Sets) -> list[Part]:
+    """`snat`, `dnat`, `masquerade` and `redirect`. What a map chooses is somewhere between its least and greatest."""
     text = statement_text({kind: inner})
     inner = inner if isinstance(inner, dict) else {}
     only: int | None = None
@@ -68,17 +70,55 @@ def nat(kind: str, inner: Any, known: Known) -> list[Part]:
         family = known.families[0][0]
     elif family is not None:
         only = family  # nft_nat_inet_eval
-    addresses = _pair(inner.get("addr"), "ipv6" if family == 6 else "ipv4") if family else None
-    ports = _pair(inner.get("port"), "port")
+    where, ports = inner.get("addr"), _pair(inner.get("port"), "port", sets)
+    addresses = _pair(where, "ipv6" if family == 6 else "ipv4", sets) if family else None
+    if ports is None and _has_ports(where, sets):
+        ports = _pair(where, "port", sets, place=1)
     flags = inner.get("type_flags")
-    if _NETMAP in (flags if isinstance(flags, list) else [flags]):
+    if _NETMAP in (flags if isinstance(flags, list) else [flags]) and not _is_mapped(where):
         kind = "netmap"
     return [Nat(kind, addresses, ports, text, only)]
 
 
-def _pair(value: Any, kind: str) -> tuple[int, int] | None:
-    """None where it depends on a map, or there is none."""
-    try:
-        return None if value is None else interval(value, kind)
-    except Unreadable:
+def _is_mapped(value: Any) -> bool:
+    return isinstance(value, dict) and "map" in value
+
+
+def _pair(value: Any, kind: str, sets: Sets, place: int = 0) -> tuple[int, int] | None:
+    """The least and the greatest; all there are where that is not known, None where there is none.
+
+    place   in the concatenations that a map leads to
+    """
+    if value is None:
         return None
+    try:
+        if not _is_mapped(value):
+            return interval(value, kind)
+        pairs = [interval(_parts(data)[place], kind) for data in _data(value, sets)]
+        return min(low for low, _ in pairs), max(high for _, high in pairs)
+    except (Unreadable, Changing, LookupError, ValueError):
+        return 0, (1 << bits_of(kind)) - 1
+
+
+def _data(value: dict[str, Any], sets: Sets) -> list[Any]:
+    """What a map leads to. Raises Unreadable, Changing."""
+    return [pair_of(one)[1] for one in sets.elements(value["map"].get("data"))]
+
+
+def _parts(data: Any) -> list[Any]:
+    parts = data.get("concat") if isinstance(data, dict) else None
+    return parts if isinstance(parts, list) else [data]
+
+
+def _has_ports(value: Any, sets: Sets) -> bool:
+    """Whether a map gives addresses with ports."""
+    if not _is_mapped(value):
+        return False
+    name = value["map"].get("data")
+    if isinstance(name, str):
+        found = sets.known.get(name.removeprefix("@"))
+        return found is None or found.data is None or " . " in found.data
+    try:
+        return any(len(_parts(data)) > 1 for data in _data(value, sets))
+    except (Unreadable, Changing):
+        return True

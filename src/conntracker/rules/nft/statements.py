@@ -224,7 +224,7 @@ class _Reader:
         for value in (inner.get("addr"), inner.get("port")) if isinstance(inner, dict) else ():
             if isinstance(value, dict) and isinstance(value.get("map"), dict):
                 self.key(value["map"], statement_text({name: inner}))
-        self.add(nat(name, inner, self.known))
+        self.add(nat(name, inner, self.known, self.place.sets))
 
     def update(self, name: str, inner: Any) -> None:
         """`add @set { key }`: what a statement inside decides, is the set's own."""

@@ -1,8 +1,8 @@
 """Whether two rulesets do the same with every packet.
 
 They do if each packet ends alike: accepted, dropped, rejected with the same answer, queued; and if it is accepted, with
-the same addresses, ports, marks, TOS, TTL, TCP flags and connection tracking. Atoms of equal text have equal outcomes in both; stateful ones
-are paired in the order in which they come, the first `limit` of a text with the other's first one.
+the same addresses, ports, marks, TOS, TTL, TCP flags and connection tracking. Atoms of equal text have equal outcomes
+in both; stateful ones are paired in the order in which they come, the first `limit` of a text with the other's first.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def _fits(name: str, pattern: str) -> bool:
 def _fresh(prefix: str, prefixes: list[str], taken: set[str]) -> str | None:
     """A name behind the prefix, and behind no longer one of the prefixes; the most usual of its kind."""
     longer = [one for one in prefixes if len(one) > len(prefix) and one.startswith(prefix)]
-    starts = [prefix] if prefix else ["eth", "net", *_MORE]  # patterns may take all that is usual
+    starts = [prefix] if prefix else ["eth", "net", "wlan", *_MORE]  # patterns may take all that is usual
     for start in starts:
         candidates = [start + more for more in _MORE] + [start] + [start + a + b for a in _MORE for b in _MORE]
         for name in candidates:

@@ -18,7 +18,7 @@ from conntracker.rules.solve.equal import changed_fields, outcomes, versions_of
 from conntracker.rules.solve.model import Local, Question, evaluation, question, witness
 from conntracker.rules.terms import AnyOf, Assign, Branches, In, Nat, Part
 
-__all__ = ["Change", "Differences", "difference"]
+__all__ = ["Change", "Differences", "Masked", "Values", "difference"]
 
 # In this order fields are dropped: what a person would name a service and a host by comes last.
 _DROPPED_FIRST = (
@@ -30,7 +30,16 @@ _MOST_CUTS = 400  # counterexamples while one field is widened
 
 _FEW = 16  # intervals of which each is tried, whether any packet of the box has it
 
-Values = Intervals | tuple[str, ...] | None
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """The numbers of which the bits of a mask are these: of marks, rules look at bits."""
+
+    value: int
+    mask: int
+
+
+Values = Intervals | tuple[str, ...] | Masked | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +47,8 @@ class Change:
     """A set of packets that end otherwise than before.
 
     kind      newly accepted, newly dropped, newly rejected, otherwise refused, or otherwise changed (NAT, marks)
-    box       by field, its values: intervals, names of interfaces (`*` for all that no rule names), None for packets
-              that lack the field; other fields don't matter
+    box       by field, its values: intervals, bits, names of interfaces (one stands for all that no rule names), None
+              for packets that lack the field; other fields don't matter
     atoms     (text, outcome) of matches that must be so
     witness   one of the packets
     """
@@ -96,7 +105,7 @@ class _Box:
     """Literals by what they are about: a field, or (an atom's literal, ...)."""
 
     literals: dict[str, int]
-    values: dict[str, Intervals | None]
+    values: dict[str, Intervals | Masked | None]
     atoms: dict[str, tuple[str, bool]]
 
 
@@ -184,7 +193,7 @@ class _Search:
     def _widened(self, box: _Box, field: str, held: list[int], differs: int) -> None:
         """The most values for which all packets of the box still end differently."""
         values = box.values[field]
-        if values is None:
+        if values is None or isinstance(values, Masked):
             return
         rest = [literal for other, literal in box.literals.items() if other != field]
         parts = self._parts(field, values[0][0])
@@ -202,9 +211,31 @@ class _Search:
             bits = self.domain.start[field].bits
             number = sum(1 << i for i, bit in enumerate(reversed(bits)) if true(bit))
             kept = [part for part in parts if not part[0] <= number <= part[1]]
-            if len(kept) == len(parts) or not kept:
+            if not any(low <= values[0][0] <= high for low, high in kept):
+                self._masked(box, field, values[0][0], [*held, *rest, -differs])
+                return
+            if len(kept) == len(parts):
                 return
             parts = kept
+
+    def _masked(self, box: _Box, field: str, value: int, others: Sequence[int]) -> None:
+        """Values that no interval around tells from others: the fewest bits of the value that matter."""
+        if field in NAMES:
+            return
+        bits = self.domain.start[field].bits
+        width = len(bits)
+        kept = {width - 1 - i: bit if value >> (width - 1 - i) & 1 else -bit for i, bit in enumerate(bits)}
+        has = self.domain.present(self.domain.start, field)
+        for number in range(width - 1, -1, -1):
+            fewer = [literal for other, literal in kept.items() if other != number]
+            if not self.session.ask(*others, has, *fewer):
+                del kept[number]
+        mask = sum(1 << number for number in kept)
+        free = (1 << width) - 1 ^ mask
+        value &= mask
+        whole = free & (free + 1) == 0  # the lowest bits: an interval
+        box.values[field] = ((value, value | free),) if whole else Masked(value, mask)
+        box.literals[field] = self.circuit.every([has, *kept.values()])
 
     def _parts(self, field: str, found: int) -> list[tuple[int, int]]:
         """The intervals of a field between which no rule tells; of interfaces one, if the packet has one."""
@@ -217,7 +248,7 @@ class _Search:
     def _shown(self, box: _Box) -> dict[str, Values]:
         shown: dict[str, Values] = {}
         for field, values in box.values.items():
-            if field in NAMES and values is not None:
+            if field in NAMES and isinstance(values, tuple):
                 names = self.domain.interfaces.names
                 shown[field] = tuple(names[i] for low, high in values for i in range(low, high + 1))
             else:
@@ -306,7 +337,7 @@ def _joined(one: Change, other: Change) -> Change | None:
     if not apart:
         return one
     a, b = one.box[apart[0]], other.box[apart[0]]
-    if a is None or b is None:
+    if not isinstance(a, tuple) or not isinstance(b, tuple):
         return None
     if apart[0] in NAMES:
         joined: Values = tuple(sorted({str(name) for name in (*a, *b)}))
