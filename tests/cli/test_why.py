@@ -263,6 +263,15 @@ def test_options_that_make_no_sense(
     assert (out, err.startswith(f"conntracker: {said}"), err.count("\n")) == ("", True, 1), err
 
 
+def test_the_rules_in_force_need_privilege() -> None:
+    """Who may not read the rules in force gets no answer that leaves them out, but one line and exit code 3."""
+    without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    command = [*without, sys.executable, "-m", "conntracker", "why", "--src", "10.2.0.5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    said = "conntracker: the rules in force are for CAP_NET_ADMIN to read: run as root\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", said)
+
+
 _TEXT = st.none() | st.text(max_size=8) | st.from_regex(r"[0-9a-fx:./-]{1,20}", fullmatch=True)
 _OPTIONS = ("iif", "oif", "src", "dst", "proto", "sport", "dport", "icmp_type", "tcp_flags", "mark", "ct_mark", "mac")
 

@@ -14,6 +14,7 @@ from conntracker.answers.audit_summary import summary_of
 from conntracker.answers.audit_unused import chains_without_way, sets_without_rule
 from conntracker.answers.audit_wide import Wide, size
 from conntracker.answers.replay import packets_for, replay
+from conntracker.answers.unseen import unseen_note
 from conntracker.rules.intervals import Intervals
 from conntracker.rules.ruleset import KnownChain, Ruleset
 from conntracker.rules.solve.dead import ALWAYS, Dead, dead, policies_never_reached
@@ -72,6 +73,8 @@ class _Auditor:
         if {"dead", "unhit"} & set(self.kinds):
             self.dead = dead(self.ruleset, self.local, explain="dead" in self.kinds)
         found = [one for kind in KINDS if kind in self.kinds for one in steps[kind]()]
+        if note := unseen_note(self.ruleset):
+            self.notes.append(note)
         return Audit(summary_of(self.ruleset), tuple(found), tuple(self.notes))
 
     def _dead(self) -> Iterable[Finding]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from conntracker.answers.audit_summary import fields_asked
-from conntracker.answers.replay import replay
+from conntracker.answers.replay import Replayed, replay
+from conntracker.answers.unseen import only_in_one, unseen_differ
 from conntracker.rules.intervals import Intervals
 from conntracker.rules.ruleset import Ruleset
 from conntracker.rules.solve.domain import Witness
+from conntracker.rules.solve.equal import CHANGED_FIELDS
 from conntracker.rules.solve.regions import Change, difference
 from conntracker.rules.terms import Atom
 from conntracker.steps import Step
@@ -27,6 +29,7 @@ class Changed:
     ways           input, forward, output: those on which it is so
     step_before, step_after   what decides about the witness; None where no chain is in its way
     asked          (text, outcome) of matches that its way hangs on
+    left           (field, value before, value after) of what both accept the witness with; None if it is not known
     """
 
     change: Change
@@ -34,6 +37,7 @@ class Changed:
     step_before: Step | None
     step_after: Step | None
     asked: tuple[tuple[str, bool], ...]
+    left: tuple[tuple[str, int | None, int | None], ...] = ()
 
     @property
     def witness(self) -> Witness:
@@ -47,6 +51,8 @@ class Diff:
 
     fields   those of packets that some rule of either asks for
     shared   texts of matches that are in both and not understood: they are taken to have the same outcome in both
+    apart    tables with chains that are not compared (of devices, bridges, ARP) and are not the same in both
+    doings   what rules of one alone do to packets that is not compared
     """
 
     changes: tuple[Changed, ...]
@@ -54,6 +60,13 @@ class Diff:
     versions: tuple[int, ...]
     shared: tuple[str, ...]
     fields: frozenset[str] = frozenset()
+    apart: tuple[str, ...] = ()
+    doings: tuple[str, ...] = ()
+
+    @property
+    def equal(self) -> bool | None:
+        """None where all that was compared is equal, but not all was."""
+        return False if self.changes else None if self.apart else True
 
 
 def diff(old: Ruleset, new: Ruleset, local: dict[int, Intervals] | None = None, limit: int = 100) -> Diff:
@@ -68,11 +81,26 @@ def diff(old: Ruleset, new: Ruleset, local: dict[int, Intervals] | None = None, 
     for change, ways in joined.values():
         before, after = replay(old, change.witness), replay(new, change.witness)
         asked = tuple(dict.fromkeys((*before.asked, *after.asked)))
-        changes.append(Changed(change, tuple(dict.fromkeys(ways)), before.step, after.step, asked))
+        left = _left(before, after) if change.before == change.after == "accept" else ()
+        changes.append(Changed(change, tuple(dict.fromkeys(ways)), before.step, after.step, asked, left))
     changes.sort(key=lambda one: KINDS.index(one.change.kind) if one.change.kind in KINDS else len(KINDS))
     versions = tuple(sorted({*old.families(), *new.families()}))
     shared = tuple(text for text in _texts(old) if text in _texts(new))
-    return Diff(tuple(changes), found.more, versions, shared, fields_asked(old) | fields_asked(new))
+    return Diff(
+        tuple(changes), found.more, versions, shared, fields_asked(old) | fields_asked(new),
+        unseen_differ(old, new), only_in_one(old, new),
+    )  # fmt: skip
+
+
+def _left(before: Replayed, after: Replayed) -> tuple[tuple[str, int | None, int | None], ...]:
+    """What the two leave otherwise in a packet that both accept."""
+    found = []
+    for field in CHANGED_FIELDS:
+        values = [one.outcome.packet.get(field) for one in (before, after)]
+        if values[0] != values[1]:
+            old, new = (value if isinstance(value, int) else None for value in values)
+            found.append((field, old, new))
+    return tuple(found)
 
 
 def _texts(ruleset: Ruleset) -> dict[str, None]:

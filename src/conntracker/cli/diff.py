@@ -53,7 +53,7 @@ def run(args: Namespace) -> int:
     with Output("-").open() as out:
         for line in diff_json(found) if args.json else diff_lines(found, width):
             out.write(line.encode("utf-8", "replace"))
-    return DIFFERENT if found.changes else 0
+    return 0 if found.equal else DIFFERENT
 
 
 def _ruleset(text: str) -> Ruleset:

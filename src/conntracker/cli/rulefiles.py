@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_rules_arguments", "live_host", "load", "load_file"]
 
+_NET_ADMIN = 1 << 12  # linux/capability.h
 _SAVE = re.compile(r"^\s*(?:\*\w+|(?:\[\d+:\d+\] )?-[AIN] \S)", re.MULTILINE)
 
 
@@ -38,8 +40,11 @@ def load(files: list[str] | None, netns: str | None) -> Ruleset:
             raise ValueError("--netns does not go with --rules: nothing is read from the kernel")
         return Ruleset.joined([load_file(name) for name in files])
     from conntracker.sources.live_rules import read_ruleset
+    from conntracker.sources.privilege import capabilities
 
     with _inside(netns):
+        if not capabilities() & _NET_ADMIN:  # an answer without the rules would be a wrong one
+            raise PermissionError(errno.EPERM, "the rules in force are for CAP_NET_ADMIN to read: run as root")
         return read_ruleset()
 
 

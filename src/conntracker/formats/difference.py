@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from conntracker.formats.audit import line_of, which_rule, witness_lines
 from conntracker.formats.packets import packet_json
 from conntracker.formats.table import printable
-from conntracker.formats.values import values_text
+from conntracker.formats.values import value_text, values_text
 from conntracker.formats.way import place
 from conntracker.rules.fields import CT_STATES, FIELD_NAMES, PACKET_TYPES, ROUTE_TYPES
-from conntracker.rules.intervals import intersect
+from conntracker.rules.intervals import intersect, single
+from conntracker.rules.solve.regions import Masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,8 +42,10 @@ def diff_lines(found: Diff, width: int = 80) -> Iterator[str]:
 
 def _lines(found: Diff, width: int) -> Iterator[str]:
     versions = " and ".join(f"IPv{version}" for version in found.versions)
-    if not found.changes:
+    if found.equal:
         yield f"equal: every packet ({versions}) has the same fate under both"
+    elif not found.changes:
+        yield f"no difference found in what was compared ({versions})"
     for number, (kind, group) in enumerate(groupby(found.changes, key=lambda one: one.change.kind)):
         changes = list(group)
         if number:
@@ -58,7 +61,14 @@ def _lines(found: Diff, width: int) -> Iterator[str]:
         more = len(found.shared) - _MOST
         texts = [*found.shared[:_MOST], *([f"and {more:,} more"] if more > 0 else [])]
         yield from _wrapped("taken to be answered alike by both: " + "; ".join(texts), width, "", "  ")
+    if found.apart:
+        text = f"not compared, and not the same: chains of devices, bridges or ARP of {', '.join(found.apart)}"
+        yield from _wrapped(text, width, "", "  ")
     yield "not compared: what rules log, count and remember"
+    if found.doings:
+        more = len(found.doings) - _MOST
+        texts = [*found.doings[:_MOST], *([f"and {more:,} more"] if more > 0 else [])]
+        yield from _wrapped("nor this, which is not alike in both: " + "; ".join(texts), width, "", "  ")
 
 
 def _change_lines(one: Changed, width: int, fields: frozenset[str]) -> Iterator[str]:
@@ -68,6 +78,10 @@ def _change_lines(one: Changed, width: int, fields: frozenset[str]) -> Iterator[
         yield from _wrapped(f"if {_atoms(change.atoms)}", width, "    ", "    ")
     for word, verdict, step in (("before", change.before, one.step_before), ("after", change.after, one.step_after)):
         yield from _decided(word, verdict, step, width)
+    if one.left:
+        texts = [f"{FIELD_NAMES[field]} {_left(field, new, change.version)}, not {_left(field, old, change.version)}"
+                 for field, old, new in one.left]  # fmt: skip
+        yield from _wrapped(f"it leaves with {'; '.join(texts)}", width, "    ", "      ")
     yield from witness_lines(one.witness, width, fields, one.asked if one.asked != change.atoms else ())
 
 
@@ -87,6 +101,10 @@ def _decided(word: str, verdict: str, step: Step | None, width: int) -> Iterator
         yield line
         yield f"              {where}"
     yield f"              {step.rule.text}"
+
+
+def _left(field: str, value: int | None, version: int) -> str:
+    return "another" if value is None else value_text(field, value, version)
 
 
 def _atoms(atoms: tuple[tuple[str, bool], ...]) -> str:
@@ -132,7 +150,7 @@ def _of(box: Mapping[str, Values], field: str, version: int) -> str:
     if values is None:
         return ""
     if isinstance(values, Masked):
-        return f"{values.value:#x}/{values.mask:#x}"
+        return values_text(field, single(values.value), version, values.mask)
     names = [one for one in values if isinstance(one, str)]
     if names:
         return ", ".join(name or "none" for name in names)
@@ -149,13 +167,14 @@ def _wrapped(text: str, width: int, first: str, next_: str) -> list[str]:
 
 
 def diff_json(found: Diff) -> Iterator[str]:
-    """An object a line: whether they are equal and what that rests on, then a change each.
+    """An object a line: whether they are equal (null if all that was compared is) and what that rests on, then a change
+    each.
 
     end_before and end_after are verdicts with the answer of a reject.
     """
     first: dict[str, Any] = {
-        "equal": not found.changes, "versions": list(found.versions), "taken_alike": list(found.shared),
-        "more": found.more,
+        "equal": found.equal, "versions": list(found.versions), "taken_alike": list(found.shared),
+        "more": found.more, "not_compared": [*found.apart, *found.doings],
     }  # fmt: skip
     yield json.dumps(first) + "\n"
     for one in found.changes:
@@ -180,6 +199,7 @@ def _change_json(one: Changed) -> dict[str, Any]:
         "if": [{"text": text, "value": value} for text, value in dict.fromkeys((*change.atoms, *one.asked))],
         "witness": packet_json(one.witness.packet),
         "way": one.witness.way,
+        "left": {field: [old, new] for field, old, new in one.left},
         "rule_before": _rule_json(one.step_before),
         "rule_after": _rule_json(one.step_after),
         "by_before": _by(one.step_before),

@@ -18,9 +18,10 @@ from conntracker.rules.solve.model import Local, Question, question, witness
 from conntracker.rules.solve.ways import Way
 from conntracker.steps import Rule
 
-__all__ = ["Equal", "Unequal", "changed_fields", "equivalent", "outcomes", "unequal", "versions_of", "without_dead"]
+__all__ = ["CHANGED_FIELDS", "Equal", "Unequal", "changed_fields", "equivalent", "outcomes", "unequal", "versions_of", "without_dead"]
 
-_FIELDS = ("saddr", "daddr", "sport", "dport", "mark", "ct_mark", "ct_state", "tos", "ttl", "tcp_flags")
+# What a packet that is accepted takes along.
+CHANGED_FIELDS = ("saddr", "daddr", "sport", "dport", "mark", "ct_mark", "ct_state", "tos", "ttl", "tcp_flags")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def outcomes(ways: Sequence[Way]) -> list[str]:
 def changed_fields(circuit: Circuit, one: Way, other: Way) -> int:
     """Whether a packet that both accept leaves them with different fields."""
     literals = []
-    for name in _FIELDS:
+    for name in CHANGED_FIELDS:
         unequal_ = circuit.unequal(one.fields[name], other.fields[name])
         if unequal_ != FALSE:
             present = one.domain.present
