@@ -258,3 +258,24 @@ def test_what_json_cannot_say_is_read_as_text(space: Namespace) -> None:
     assert "jump {" in (rule.text or "")
     assert inner.text == "tcp dport 5 accept"
     assert [one.atoms for one in found.chains[1].meanings] == [()]
+
+
+def test_tables_with_an_owner_are_read_as_without() -> None:
+    """A listing of a table with an owner is read, though the kernel takes such a table away with who loaded it."""
+    text = 'table ip t {\n\tflags owner,persist\n\tchain c {\n\t\taccept comment "; flags owner"\n\t}\n}\n'
+    (known,) = parse_json(*translate(text, "text")[:1]).chains
+    assert known.chain.name == "c"
+    assert len(known.chain.rules) == 1
+    with pytest.raises(RuleSyntaxError) as refused:
+        translate("table ip t { flags owner; chain c {\n  nonsense\n }\n}\n", "text")
+    assert (refused.value.line, refused.value.column) == (2, 11)
+
+
+def test_a_dormant_table_decides_nothing() -> None:
+    """Chains of a dormant table are in no hook, and a note says so."""
+    text = "table ip t {\n flags dormant\n chain c { type filter hook input priority 0; policy drop;\n }\n}\n"
+    document, listing = translate(text, "text")
+    found = parse_json(document, listing=listing)
+    assert [known.chain.hook for known in found.chains] == [None]
+    assert found.notes == ("table ip t is dormant: no packet comes to its chains",)
+    assert "may be dormant" in parse_json(document).notes[0]

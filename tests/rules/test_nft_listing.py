@@ -205,3 +205,20 @@ def test_comments_never_hide_a_rule(rules: list[tuple[str, int]]) -> None:
     """Whatever the comment of one line says, each rule is found with its handle."""
     chain = one_chain(*(f'accept comment "{comment}" # handle {handle}' for comment, handle in rules))
     assert [rule.handle for rule in chain.rules] == [handle for _, handle in rules]
+
+
+@pytest.mark.parametrize(
+    ("header", "hook"),
+    [
+        ("", "input"),
+        ("\tflags dormant\n", None),
+        ("\tcomment \"x\"\n\tflags owner,dormant\n", None),
+        ("\tcomment \"flags dormant\"\n", "input"),
+        ("\tset s {\n\t\tflags dormant\n\t}\n", "input"),
+    ],
+)  # fmt: skip
+def test_chains_of_a_dormant_table_are_in_no_hook(header: str, hook: str | None) -> None:
+    """The kernel takes base chains out of their hooks while their table is dormant, and leaves other tables alone."""
+    chain = "\tchain c {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n}\n"
+    found = list(listed_chains(f"table ip t {{ # handle 1\n{header}{chain}table ip u {{\n{chain}"))
+    assert [one.hook for one in found] == [hook, "input"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from conntracker.answers.audit_findings import KINDS, Audit, Finding
+from conntracker.answers.audit_findings import KINDS, NOWHERE, Audit, Finding
 from conntracker.answers.audit_order import Overlap, overlaps
 from conntracker.answers.audit_summary import summary_of
 from conntracker.answers.audit_unused import chains_without_way, sets_without_rule
@@ -99,7 +99,7 @@ class _Auditor:
         }  # fmt: skip
         for one in redundant(self.ruleset, self.local):
             if id(one.rule) in jumps:
-                reason = "where it leads, nothing is decided that would not be so anyway"
+                reason = NOWHERE
             elif not one.decides:
                 reason = "it has no verdict: all that it does is count"
             elif one.because:

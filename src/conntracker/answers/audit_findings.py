@@ -12,12 +12,12 @@ from conntracker.rules.solve.dead import ALWAYS
 from conntracker.rules.solve.domain import Witness
 from conntracker.steps import Rule
 
-__all__ = ["KINDS", "Audit", "Finding"]
+__all__ = ["KINDS", "NOWHERE", "Audit", "Finding"]
 
 # What is looked for, in the order in which it is told, each with what it is.
 KINDS = {
     "dead": "rules that no packet ever matches",
-    "redundant": "rules that could go, and nothing would change",
+    "redundant": "rules of which each could go, and nothing would change",
     "policy": "policies that no packet ever comes to",
     "unused-chain": "chains that nothing leads to",
     "unused-set": "sets and maps that no rule refers to",
@@ -25,6 +25,8 @@ KINDS = {
     "order": "rules of which the order matters",
     "wide": "rules that let through far more than was seen",
 }
+
+NOWHERE = "where it leads, nothing is decided that would not be so anyway"  # of a jump that is redundant
 
 
 @dataclass(frozen=True, slots=True)

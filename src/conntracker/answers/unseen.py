@@ -24,8 +24,7 @@ def unseen_chains(ruleset: Ruleset) -> list[KnownChain]:
     return [
         known
         for known in ruleset.chains
-        if known.chain.hook is not None
-        and (known.chain.family not in _FAMILIES or known.chain.hook in _DEVICE_HOOKS)
+        if known.chain.hook is not None and (known.chain.family not in _FAMILIES or known.chain.hook in _DEVICE_HOOKS)
     ]
 
 

@@ -7,11 +7,12 @@ import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from conntracker.answers.audit_findings import KINDS
+from conntracker.answers.audit_findings import KINDS, NOWHERE
 from conntracker.answers.audit_wide import size
 from conntracker.formats.packets import packet_json, packet_text
 from conntracker.formats.table import printable
 from conntracker.formats.values import values_text
+from conntracker.rules.intervals import normal
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -29,6 +30,7 @@ _ALWAYS = frozenset((
 ))  # fmt: skip
 WIDE_FIELDS = {"saddr": "sources", "daddr": "destinations", "dport": "ports"}
 _MOST = 6  # rules to blame that are written out
+_ALIKE = 3  # findings that say the same of a table, from which on they are told together
 
 
 def audit_lines(audit: Audit, width: int = 80) -> Iterator[str]:
@@ -49,8 +51,34 @@ def _lines(audit: Audit, width: int) -> Iterator[str]:
         yield f"{kind.upper()}  {len(findings):,}: {KINDS[kind]}"
         if "counted" in findings[0].numbers:
             yield from _wrapped(f"counted {findings[0].numbers['counted']}", width, "  ", "  ")
-        for one in findings:
-            yield from _finding_lines(one, width, audit.summary.fields)
+        for alike in _alike(findings):
+            if len(alike) > 1:
+                yield from _alike_lines(alike, width)
+            else:
+                yield from _finding_lines(alike[0], width, audit.summary.fields)
+
+
+def _alike(findings: Sequence[Finding]) -> Iterator[list[Finding]]:
+    """Jumps of one table that lead to nothing are told as one: tools make them by the hundred."""
+    groups: dict[object, list[Finding]] = {}
+    for one in findings:
+        groups.setdefault(one.place[:2] if one.reason == NOWHERE else id(one), []).append(one)
+    for group in groups.values():
+        yield from [group] if len(group) >= _ALIKE else ([one] for one in group)
+
+
+def _alike_lines(alike: Sequence[Finding], width: int) -> Iterator[str]:
+    """Rules by chain and number."""
+    chains: dict[str, list[int]] = {}
+    for one in alike:
+        chains.setdefault(one.place[2], []).append((one.rule.position if one.rule is not None else None) or 0)
+    yield f"  {' '.join(alike[0].place[:2])}: {len(alike):,} jumps"
+    yield from _wrapped(f"of each of them: {alike[0].reason}", width, "    ", "    ")
+    texts = []
+    for chain, numbers in chains.items():
+        ranges = [str(low) if low == high else f"{low}-{high}" for low, high in normal((one, one) for one in numbers)]
+        texts.append(f"{chain} rule{'s' if len(numbers) > 1 else ''} {', '.join(ranges)}")
+    yield from _wrapped("; ".join(texts), width, "      ", "      ")
 
 
 def _summary_lines(summary: Summary, width: int) -> Iterator[str]:

@@ -129,6 +129,9 @@ def _detail(box: Mapping[str, Values], field: str, version: int) -> str:
         return "no later fragments" if box[field] == ((0, 0),) else "later fragments"
     if box[field] is None:
         return f"no {FIELD_NAMES[field]}"
+    if field.endswith(" given"):
+        name = field.removesuffix(" given")
+        return f"by the flow's NAT {FIELD_NAMES[name]} {_of(box, field, version)}"
     return f"{FIELD_NAMES[field]} {_of(box, field, version)}"
 
 
@@ -157,7 +160,7 @@ def _of(box: Mapping[str, Values], field: str, version: int) -> str:
     numbers = tuple(one for one in values if isinstance(one, tuple))
     if field in _LAST:
         numbers = intersect(numbers, ((0, _LAST[field]),))
-    return values_text(field, numbers, version)
+    return values_text(field.removesuffix(" given"), numbers, version)
 
 
 def _wrapped(text: str, width: int, first: str, next_: str) -> list[str]:

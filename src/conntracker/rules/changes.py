@@ -12,9 +12,18 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 from conntracker.rules.intervals import Intervals, complement, intersect
-from conntracker.rules.terms import Assign, In, Named, Test
+from conntracker.rules.terms import Assign, Test
 
-__all__ = ["GIVEN", "LOST", "Change", "Derived", "Lost", "Past", "Xor", "is_named"]
+__all__ = [
+    "CONNTRACK_FIELDS", "GIVEN", "HOPPED", "LOST", "ROUTING_KEY", "Change", "Derived", "Lost", "Past", "Routed", "Xor",
+]  # fmt: skip
+
+# What connection tracking says of a packet.
+CONNTRACK_FIELDS = ("ct_state", "ct_status", "ct_direction", "ct_mark")
+# What chains of type route have a packet routed again for (nft_chain_route.c, iptable_mangle.c).
+ROUTING_KEY = ("mark", "saddr", "daddr", "tos")
+# The TTL that the packet came with, less one.
+HOPPED = "ttl behind a hop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +56,14 @@ class Derived:
     """The value follows from other fields as they are now: a type of address from the address."""
 
 
-Change = Xor | Lost | Derived
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """The interface that the packet came with, or if that is not known the one that an address is routed to."""
+
+    address: Xor | Lost
+
+
+Change = Xor | Lost | Derived | Routed
 LOST = Lost()
 
 
@@ -57,14 +73,20 @@ class Past:
 
     changes      (field, what it is now)
     domains      (field of unknown value, where its value was taken to be)
-    answers      (field or "", question, answer) of atoms and other tests of unknown fields
+    answers      (field or "", question, answer) of atoms and masked tests of unknown fields
     translated   directions in which it was given a NAT: src, dst
+    hidden       how CONNTRACK_FIELDS were changed, in packets that connection tracking has not seen yet
+    watched      how what routing goes by was changed when the packet came to the chain of type route that it is in
+    remarked     whether such a chain changed it
     """
 
     changes: tuple[tuple[str, Change], ...] = ()
     domains: tuple[tuple[str, Intervals], ...] = ()
     answers: frozenset[tuple[str, Hashable, bool]] = frozenset()
     translated: frozenset[str] = frozenset()
+    hidden: tuple[Change | None, ...] | None = None
+    watched: Past | None = None
+    remarked: bool = False
 
     def change(self, field: str) -> Change | None:
         """How the field was changed."""
@@ -73,7 +95,7 @@ class Past:
     def value(self, field: str, full: int) -> Xor | Lost:
         """What the field is now."""
         change = self.change(field)
-        return Xor(0, ((field, full),)) if change is None else LOST if isinstance(change, Derived) else change
+        return Xor(0, ((field, full),)) if change is None else LOST if isinstance(change, Derived | Routed) else change
 
     def put(self, field: str, change: Change | None) -> Past:
         """The field is changed, or with None as it came; what was taken for granted of it is forgotten."""
@@ -101,47 +123,64 @@ class Past:
             new = LOST if isinstance(old, Lost) else old.masked(keep).xor(new)
         return self.put(part.field, new if isinstance(new, Lost) else new.masked(full))
 
-    def domain(self, field: str, width: int) -> Intervals:
-        """Where an unknown field's value may be."""
-        return next((values for name, values in self.domains if name == field), ((0, (1 << width) - 1),))
+    def domain(self, field: str, top: int) -> Intervals:
+        """Where an unknown field's value may be, of 0 to `top`."""
+        return next((values for name, values in self.domains if name == field), ((0, top),))
 
     def within(self, field: str, values: Intervals) -> Past:
         """With the field's value taken to be in a set."""
         others = tuple(one for one in self.domains if one[0] != field)
         return replace(self, domains=tuple(sorted((*others, (field, values)))))
 
-    def answer(self, test: Test, width: int) -> bool | None:
-        """What is known of a test of a field whose value is not: by what was taken for granted."""
-        if isinstance(test, In) and test.mask is None:
-            domain = self.domain(test.field, width)
-            inside = intersect(domain, test.values)
-            return False if not inside else True if inside == domain else None
-        if isinstance(test, Named):
-            return self._named(test)
+    def inside(self, field: str, values: Intervals, top: int) -> bool | None:
+        """Whether an unknown field's value is in a set, by what was taken for granted."""
+        domain = self.domain(field, top)
+        inside = intersect(domain, values)
+        return False if not inside else True if inside == domain else None
+
+    def taken(self, field: str, values: Intervals, top: int, yes: bool) -> Past:
+        """With an unknown field's value taken to be in a set, or not to be."""
+        kept = values if yes else complement(values, 0, top)
+        return self.within(field, intersect(self.domain(field, top), kept))
+
+    def answer(self, test: Test) -> bool | None:
+        """The answer to a masked test, if it was taken for granted before."""
         return next((yes for _, question, yes in self.answers if question == test), None)
 
-    def _named(self, test: Named) -> bool | None:
-        for _, question, yes in self.answers:
-            if not isinstance(question, Named) or question.field != test.field:
-                continue
-            said = question.negated != yes
-            if said and len(question.patterns) == 1 and not question.patterns[0].endswith("*"):
-                return is_named(question.patterns[0], test)
-        for _, question, yes in self.answers:
-            if isinstance(question, Named) and (question.field, question.patterns) == (test.field, test.patterns):
-                return (question.negated != yes) != test.negated
-        return None
-
-    def granted(self, test: Test, yes: bool, width: int) -> Past:
-        """With an answer taken for granted."""
-        if isinstance(test, In) and test.mask is None:
-            values = test.values if yes else complement(test.values, 0, (1 << width) - 1)
-            return self.within(test.field, intersect(self.domain(test.field, width), values))
+    def granted(self, test: Test, yes: bool) -> Past:
+        """With the answer to a masked test."""
         return replace(self, answers=self.answers | {(test.field, test, yes)})
 
     def remembering(self, question: Hashable, yes: bool) -> Past:
         """With the outcome of an atom."""
         return replace(self, answers=self.answers | {("", question, yes)})
+
+    def hide(self, state: Xor) -> Past:
+        """Before connection tracking has seen it, with the state that it has so long."""
+        return replace(self.put("ct_state", state), hidden=tuple(self.change(name) for name in CONNTRACK_FIELDS))
+
+    def show(self, state: Xor | None = None) -> Past:
+        """Behind connection tracking: it is in a state that it did not find, or is what it finds."""
+        found = replace(self, hidden=None)
+        if self.hidden is None or state is not None:
+            return found if state is None else found.put("ct_state", state)
+        for name, change in zip(CONNTRACK_FIELDS, self.hidden, strict=True):
+            found = found.put(name, change)
+        return found
+
+    def elsewhere(self) -> Past:
+        """What connection tracking will find is not known: it looks in another zone."""
+        if self.hidden is None:
+            return self
+        return replace(self.put("first", LOST), hidden=(LOST,) * len(CONNTRACK_FIELDS))
+
+    def watch(self) -> Past:
+        """In front of a chain of type route."""
+        return replace(self, watched=Past(tuple(one for one in self.changes if one[0] in ROUTING_KEY)))
+
+    def watched_over(self, remarked: bool) -> Past:
+        """Behind it."""
+        return replace(self, watched=None, remarked=remarked)
 
     def toward(self, directions: frozenset[str]) -> Past:
         """With a NAT in these directions."""
@@ -150,12 +189,6 @@ class Past:
     def recalled(self, question: Hashable) -> bool | None:
         """The outcome of an atom, if it was taken for granted before."""
         return next((yes for field, asked, yes in self.answers if not field and asked == question), None)
-
-
-def is_named(value: str, test: Named) -> bool:
-    """Whether the name of an interface is what the test asks for."""
-    found = any(value.startswith(one[:-1]) if one.endswith("*") else value == one for one in test.patterns)
-    return found != test.negated
 
 
 GIVEN = Past()

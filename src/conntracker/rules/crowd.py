@@ -6,20 +6,22 @@ becomes two; states of one packet that come to the same point with the same past
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conntracker.rules.changes import GIVEN, LOST, Derived, Past, Xor
-from conntracker.rules.fields import ROUTE_TYPES
+from conntracker.rules.changes import GIVEN, Change, Past
+from conntracker.rules.fields import FIELD_NAMES
+from conntracker.rules.intervals import Intervals
+from conntracker.rules.lineage import Lineage
 from conntracker.rules.lookup import Axis, Classes, Index
 from conntracker.rules.programs import Boxes, Cases, Programs, question_of
-from conntracker.rules.rows import ABSENT, KNOWN, UNKNOWN, Rows, requires_of, width_in
-from conntracker.rules.terms import Assign, Atom, Box, In, Nat, Test
+from conntracker.rules.rows import ABSENT, KNOWN, UNKNOWN, Rows, Values, requires_of
+from conntracker.rules.terms import Atom, Box, In, Named, Test
 
-__all__ = ["Crowd", "States"]
+__all__ = ["Crowd", "Numbers", "States", "joined", "values_of"]
 
 Numbers = NDArray[np.int64]
 _MOST_PASTS = 50_000  # of a chunk of packets; then what was taken for granted is not remembered
@@ -33,25 +35,29 @@ class States:
     past    indices into Crowd.pasts
     best    of the accepts so far, the one that would be called deciding: see `accepted`; -1 for none
     back    whose state of the calling chain each one was
+    node    numbers of Crowd.lineage
     """
 
     rows: Numbers
     past: Numbers
     best: Numbers
     back: Numbers
+    node: Numbers
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def at(self, chosen: NDArray[np.generic]) -> States:
         """Some of them."""
-        return States(self.rows[chosen], self.past[chosen], self.best[chosen], self.back[chosen])
+        return States(
+            self.rows[chosen], self.past[chosen], self.best[chosen], self.back[chosen], self.node[chosen]
+        )  # fmt: skip
 
     def accepted(self, weight: int, by_rule: int, number: Numbers | int) -> States:
         """After an accept: the one of most weight, a rule rather than a policy, the last, is the deciding one."""
         grade = weight * 2 + by_rule
         new = np.where(self.best >> 40 <= grade, (np.int64(grade) << 40) | number, self.best)
-        return States(self.rows, self.past, new, self.back)
+        return replace(self, best=new)
 
 
 def joined(parts: Iterable[States]) -> States:
@@ -60,7 +66,7 @@ def joined(parts: Iterable[States]) -> States:
     if len(found) == 1:
         return found[0]
     empty = np.zeros(0, np.int64)
-    columns = ([getattr(part, name) for part in found] or [empty] for name in ("rows", "past", "best", "back"))
+    columns = ([getattr(part, name) for part in found] or [empty] for name in ("rows", "past", "best", "back", "node"))
     return States(*(np.concatenate(column) for column in columns))
 
 
@@ -72,15 +78,13 @@ def values_of(numbers: NDArray[np.integer]) -> list[int]:
 class Crowd:
     """Packets, what happened to them, and the questions they are asked.
 
-    hung     (name of a question, rows that took an answer for granted)
-    forked   whether a packet ever became two states
+    lineage  which states became which others
     """
 
     def __init__(self, programs: Programs, rows: Rows) -> None:
         self.programs, self.rows = programs, rows
         self.pasts: list[Past] = [GIVEN]
-        self.hung: list[tuple[str, Numbers]] = []
-        self.forked = False
+        self.lineage = Lineage(rows.count)
         self._numbers: dict[Past, int] = {GIVEN: 0}
         self._classes: dict[tuple[Axis, int], Classes] = {}
         self._touched: dict[tuple[int, str], bool] = {}
@@ -89,7 +93,7 @@ class Crowd:
         """Each packet, as it came."""
         count = self.rows.count
         none = np.zeros(count, np.int64)
-        return States(np.arange(count), none, none - 1, none)
+        return States(np.arange(count), none, none - 1, none, np.arange(count))
 
     # --- pasts ---
 
@@ -106,16 +110,28 @@ class Crowd:
         table = np.zeros(len(self.pasts), np.int64)
         for past in values_of(states.past):
             table[past] = self.number(change(self.pasts[past]))
-        return States(states.rows, table[states.past], states.best, states.back)
+        return replace(states, past=table[states.past])
+
+    def parts(self, states: States) -> Iterator[tuple[Past, States]]:
+        """Those of each past."""
+        pasts = values_of(states.past)
+        for past in pasts:
+            yield self.pasts[past], states if len(pasts) == 1 else states.at(states.past == past)
+
+    def become(self, name: str, states: States, numbers: Numbers, change: Callable[[int], Change]) -> States:
+        """States of which a field is changed by a number of each."""
+        out = []
+        for one in dict.fromkeys(numbers.tolist()):
+            new = change(one)
+            out.append(self.changed(states.at(numbers == one), lambda past, new=new: past.put(name, new)))  # type: ignore[misc]
+        return joined(out)
 
     def _touches(self, past: int, name: str) -> bool:
         key = past, name
         found = self._touched.get(key)
         if found is None:
-            sources = {"saddr_type": ["saddr"], "daddr_type": ["daddr"], "oif": ["daddr"]}.get(name, [])
-            sources += [other for other, _ in requires_of(name)]
-            one = self.pasts[past]
-            found = one.change(name) is not None or any(self._touches(past, other) for other in sources)
+            found = self.pasts[past].change(name) is not None
+            found = found or any(self._touches(past, other) for other, _ in requires_of(name))
             self._touched[key] = found
         return found
 
@@ -187,27 +203,32 @@ class Crowd:
         if unknown.any():
             having, lacking = self._has(test.field, states.at(unknown))
             no.append(lacking)
-            width = width_in(test.field, self.rows.version)
-            for past in values_of(having.past):
-                part = having.at(having.past == past)
-                known = self.pasts[past].answer(test, width)
+            for past, part in self.parts(having):
+                known = self._recalled(past, test, axis)
                 if known is not None:
                     (yes if known else no).append(part)
                     continue
-                self._fork(test.field, part)
-                one, other = (self._granted(part, test, answer, width) for answer in (True, False))
-                yes.append(one)
-                no.append(other)
+                one, other = self._fork(f"the packet's {FIELD_NAMES[test.field]}", part)
+                yes.append(self._granted(one, test, axis, True))
+                no.append(self._granted(other, test, axis, False))
         return joined(yes), joined(no)
 
-    def _granted(self, states: States, test: Test, answer: bool, width: int) -> States:
+    def _recalled(self, past: Past, test: Test, axis: Axis) -> bool | None:
+        if isinstance(test, In) and test.mask is not None:
+            return past.answer(test)
+        return past.inside(test.field, *_among(test, axis))
+
+    def _granted(self, states: States, test: Test, axis: Axis, yes: bool) -> States:
         if len(self.pasts) > _MOST_PASTS:
             return states
-        return self.changed(states, lambda past: past.granted(test, answer, width))
+        if isinstance(test, In) and test.mask is not None:
+            return self.changed(states, lambda past: past.granted(test, yes))
+        values, top = _among(test, axis)
+        return self.changed(states, lambda past: past.taken(test.field, values, top, yes))
 
-    def _fork(self, name: str, states: States) -> None:
-        self.forked = True
-        self.hung.append((name, states.rows))
+    def _fork(self, text: str, states: States) -> tuple[States, States]:
+        yes, no = self.lineage.fork(text, states.node, states.rows)
+        return replace(states, node=yes), replace(states, node=no)
 
     def _has(self, field: str, states: States) -> tuple[States, States]:
         return self.ask_all((In(other, values) for other, values in requires_of(field)), states)
@@ -220,10 +241,18 @@ class Crowd:
 
     def status(self, field: str, states: States) -> NDArray[np.uint8]:
         """What is known of the field."""
-        out = np.zeros(len(states), np.uint8)
-        for past in values_of(states.past):
+        return self.values(field, states).status
+
+    def values(self, field: str, states: States) -> Values:
+        """The field's values, and what is known of them."""
+        pasts = values_of(states.past)
+        if len(pasts) == 1:
+            return self.rows.values(field, self.pasts[pasts[0]], states.rows)
+        out = self.rows.values(field, GIVEN, states.rows)
+        for past in pasts:
             chosen = np.flatnonzero(states.past == past)
-            out[chosen] = self.rows.values(field, self.pasts[past], states.rows[chosen]).status
+            found = self.rows.values(field, self.pasts[past], states.rows[chosen])
+            out.values[chosen], out.status[chosen] = found.values, found.status
         return out
 
     def ask_boxes(self, term: Boxes, states: States) -> tuple[States, States]:
@@ -242,16 +271,14 @@ class Crowd:
         question, again = question_of(atom), self.programs.is_asked_again(atom)
         yes: list[States] = []
         no: list[States] = []
-        for past in values_of(states.past):
-            part = states.at(states.past == past)
-            known = self.pasts[past].recalled(question) if again else None
+        for past, part in self.parts(states):
+            known = past.recalled(question) if again else None
             if known is not None:
                 (yes if known else no).append(part)
                 continue
-            self._fork(atom.name, part)
-            for answer, group in ((True, yes), (False, no)):
+            for answer, group, one in zip((True, False), (yes, no), self._fork(atom.text, part), strict=True):
                 keep = again and len(self.pasts) <= _MOST_PASTS
-                group.append(self._recall(part, question, answer) if keep else part)
+                group.append(self._recall(one, question, answer) if keep else one)
         return (joined(no), joined(yes)) if atom.negated else (joined(yes), joined(no))
 
     def _recall(self, states: States, question: tuple[str, str, str], answer: bool) -> States:
@@ -262,89 +289,21 @@ class Crowd:
         index = self.programs.index(cases)
         return self.next(index, cases.boxes, states, np.zeros(len(states), np.int64))
 
-    # --- changes ---
-
-    def assign(self, part: Assign, states: States) -> States:
-        """A field's new value, in the packets that have it."""
-        version = self.rows.version
-        if part.field == "ct_state":  # `notrack` does nothing behind connection tracking
-            hidden = np.array([past.change("ct_state") is not None for past in self.pasts])[states.past]
-            having, lacking = states.at(hidden), states.at(~hidden)
-        else:
-            having, lacking = self.has(part.field, states)
-        without = lacking.at(np.zeros(0, np.int64))
-        if part.source is not None:  # xt_CONNMARK.c: without a flow, the mark stays
-            absent = self.status(part.source, having) == ABSENT
-            having, without = having.at(~absent), having.at(absent)
-        full = (1 << width_in(part.field, version)) - 1
-        source_full = 0 if part.source is None else (1 << width_in(part.source, version)) - 1
-        given = self.changed(having, lambda past: past.assigned(part, full, source_full))
-        return joined([given, lacking, without])
-
-    def translate(self, nat: Nat, hook: str, states: States) -> States:
-        """A new destination before routing, a new source behind it."""
-        out = hook in {"prerouting", "output"}
-        address, port, kind = ("daddr", "dport", "daddr_type") if out else ("saddr", "sport", "saddr_type")
-        if nat.kind == "masquerade" or (nat.kind == "redirect" and nat.addresses is None):
-            states = self._to_own(nat, hook, states, address)
-            local = Xor(ROUTE_TYPES.index("local"))
-            states = self.changed(states, lambda past: past.put(kind, local))
-        elif nat.addresses is not None or (nat.kind in {"dnat", "snat"} and nat.ports is None):
-            full = (1 << width_in(address, self.rows.version)) - 1
-            states = self.changed(states, lambda past: _readdressed(past, nat, address, full).put(kind, Derived()))
-        if nat.ports is not None:
-            low, high = nat.ports
-            having, lacking = self.has(port, states)
-
-            def ported(past: Past) -> Past:
-                if low == high:
-                    return past.put(port, Xor(low))
-                return past.put(port, LOST).within(port, ((low, high),))
-
-            states = joined([self.changed(having, ported), lacking])
-        direction = frozenset(("dst" if out else "src",))
-        return self.changed(states, lambda past: past.toward(direction))
-
-    def _to_own(self, nat: Nat, hook: str, states: States, address: str) -> States:
-        rows = self.rows
-        if nat.kind == "redirect" and hook == "output":
-            own = Xor((127 << 24) + 1 if rows.version == 4 else 1)
-            return self.changed(states, lambda past: past.put(address, own))
-        if rows.host is None or not rows.host.primary:
-            return self.changed(states, lambda past: past.put(address, LOST))
-        out = []
-        interface = "oif" if nat.kind == "masquerade" else "iif"
-        for past in values_of(states.past):
-            part = states.at(states.past == past)
-            found = rows.values(interface, self.pasts[past], part.rows)
-            number = np.where(found.status == KNOWN, found.values.astype(np.int64), len(rows.names))
-            for one in values_of(number):
-                name = rows.names[one] if one < len(rows.names) else None
-                own_address = None if name is None else rows.host.primary.get((rows.version, name))
-                change = LOST if own_address is None else Xor(own_address)
-                out.append(self.changed(part.at(number == one), lambda old, new=change: old.put(address, new)))  # type: ignore[misc]
-        return joined(out)
-
     def distinct(self, states: States, number: Numbers) -> tuple[States, Numbers]:
         """Each state once."""
         key = states.rows
         for column in (states.past, number, states.best, states.back):
             values, number_of = np.unique(column, return_inverse=True)
             key = np.unique(key * (len(values) + 1) + number_of, return_inverse=True)[1]
-        _, first = np.unique(key, return_index=True)
+        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+        kept = first[inverse]
+        same = np.flatnonzero(kept != np.arange(len(kept)))
+        self.lineage.merge(states.node[same], states.node[kept[same]])
         return states.at(first), number[first]
 
 
-def _readdressed(past: Past, nat: Nat, address: str, full: int) -> Past:
-    if nat.addresses is None:
-        return past.put(address, LOST)
-    low, high = nat.addresses
-    if low == high and nat.kind != "netmap":
-        return past.put(address, Xor(low))
-    if nat.kind == "netmap":
-        old = past.value(address, full)
-        new = LOST if old == LOST else old.masked((high - low) & ~low).xor(Xor(low))  # type: ignore[union-attr]
-        past = past.put(address, new)
-    else:
-        past = past.put(address, LOST)
-    return past.within(address, ((low, high),)) if low != high else past
+def _among(test: Test, axis: Axis) -> tuple[Intervals, int]:
+    """(numbers for which it holds, the greatest there is): of names, classes of the axis."""
+    if isinstance(test, Named):
+        return axis.ranges(test), axis.size - 1
+    return test.values, (1 << axis.width) - 1

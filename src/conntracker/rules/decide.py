@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from conntracker.rules.changes import GIVEN
+from conntracker.rules.changes import GIVEN, Past, Routed, Xor
 from conntracker.rules.host import Host
+from conntracker.rules.lineage import Lineage
 from conntracker.rules.order import WAYS
 from conntracker.rules.passage import ENDS, PASSAGE_TESTS, Ends, Passage, device_tests
 from conntracker.rules.programs import Programs
@@ -27,6 +28,7 @@ VERDICTS = (*ENDS, UNDECIDED)
 _UNDECIDED = len(VERDICTS) - 1
 
 _READ = 1 << 20  # rows that are compared with each other
+_ROUTED = GIVEN.put("oif", Routed(Xor(0, (("daddr", -1),))))
 _WALKED = 1 << 16  # different ones that are walked together
 
 
@@ -40,7 +42,8 @@ class Decisions:
     policy    indices into `chains` of the base chain whose policy decided, -1 elsewhere
     atoms     indices into `reasons`: what an undecided one hangs on, -1 elsewhere
     rules     of the ruleset; chains: all of them
-    reasons   names of atoms and of fields that are not known, sorted
+    reasons   texts of matches, and of fields that are not known, of which the answers lead to different verdicts: as
+              rules.walk has them, sorted
     """
 
     verdict: NDArray[np.uint8]
@@ -89,18 +92,20 @@ class Decider:
         found = self._programs.get(version)
         if found is None:
             more = (*PASSAGE_TESTS, *device_tests(self._ruleset))
-            found = self._programs[version] = Programs(self._ruleset, version, more)
+            primary = () if self._host is None else self._host.primary.items()
+            own = sorted({address for (of, _), address in primary if of == version})
+            found = self._programs[version] = Programs(self._ruleset, version, more, own)
         return found
 
     def _decide(self, rows: Rows, chosen: NDArray[np.intp], out: _Answers) -> None:
         programs = self._ready(rows.version)
-        first, inverse = _different(rows, programs)
+        first, inverse = _different(rows, programs, self._way)
         each = _Answers(len(first))
         for low in range(0, len(first), _WALKED):
             some = first[low : low + _WALKED]
             passage = Passage(self._ruleset, programs, rows.take(some), self._way)
             passage.go()
-            each.take(passage.ends, passage.crowd.hung, low, len(some))
+            each.take(passage.ends, passage.crowd.lineage, low, len(some))
         out.spread(each, chosen, inverse)
 
 
@@ -125,7 +130,7 @@ def _rows_of(columns: Mapping[str, Column], chosen: NDArray[np.intp]) -> dict[st
     }
 
 
-def _different(rows: Rows, programs: Programs) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _different(rows: Rows, programs: Programs, way: str) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """(rows that tests tell apart, which of them each row is like)."""
     every = np.arange(rows.count)
     key, most = np.zeros(rows.count, np.int64), 1
@@ -139,15 +144,21 @@ def _different(rows: Rows, programs: Programs) -> tuple[NDArray[np.intp], NDArra
         key += column
         most *= size
 
+    def views(name: str) -> list[Past]:
+        routed = name == "oif" and way == "forward" and rows.is_routed
+        return [GIVEN, _ROUTED] if routed else [GIVEN]
+
     for axis in programs.space.axes.values():
-        add(rows.classes(axis, GIVEN, every), axis.size + 2)
+        for past in views(axis.name):
+            add(rows.classes(axis, past, every), axis.size + 2)
     for name in programs.exact:
-        found = rows.values(name, GIVEN, every)
-        wide = found.values.ndim == 2
-        for column in (found.values[:, 0], found.values[:, 1]) if wide else (found.values,):
-            different, number = np.unique(column, return_inverse=True)
-            add(number, len(different))
-        add(found.status, 3)
+        for past in views(name):
+            found = rows.values(name, past, every)
+            wide = found.values.ndim == 2
+            for column in (found.values[:, 0], found.values[:, 1]) if wide else (found.values,):
+                different, number = np.unique(column, return_inverse=True)
+                add(number, len(different))
+            add(found.status, 3)
     _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
     return first, inverse
 
@@ -160,12 +171,10 @@ class _Answers:
         self.rule, self.policy, self.atoms = (np.full(count, -1, np.int32) for _ in range(3))
         self.reasons: dict[tuple[str, ...], int] = {}
 
-    def take(self, ends: Ends, hung: list[tuple[str, NDArray[np.int64]]], low: int, count: int) -> None:
+    def take(self, ends: Ends, lineage: Lineage, low: int, count: int) -> None:
         """The ends of rows low to low + count."""
         rows, by_rule, number = (np.concatenate(part) for part in (ends.rows, ends.by_rule, ends.numbers))
-        verdict = np.concatenate(ends.verdicts)
-        seen = np.zeros(count, np.uint8)
-        np.bitwise_or.at(seen, rows, (1 << verdict).astype(np.uint8))
+        seen, mattering = lineage.settle()
         one = (seen & (seen - 1)) == 0
         chunk = slice(low, low + count)
         self.verdict[chunk] = np.where(one, np.frexp(seen.astype(np.float64))[1] - 1, _UNDECIDED)
@@ -175,16 +184,16 @@ class _Answers:
             np.minimum.at(least, rows[mine], number[mine])
             column[chunk] = np.where(least < np.iinfo(np.int32).max, least, -1)
         self.policy[chunk][self.rule[chunk] >= 0] = -1
-        self._hang(hung, np.flatnonzero(~one), low, count)
+        self._hang(mattering, np.flatnonzero(~one), low, count)
 
     def _hang(
-        self, hung: list[tuple[str, NDArray[np.int64]]], undecided: NDArray[np.intp], low: int, count: int
+        self, mattering: list[tuple[str, NDArray[np.int64]]], undecided: NDArray[np.intp], low: int, count: int
     ) -> None:
-        names = sorted({name for name, _ in hung})
+        names = sorted({name for name, _ in mattering})
         if not len(undecided):
             return
         on = np.zeros((count, len(names)), np.bool_)
-        for name, rows in hung:
+        for name, rows in mattering:
             on[rows, names.index(name)] = True
         different, inverse = np.unique(on[undecided], axis=0, return_inverse=True)
         reasons = [tuple(name for name, yes in zip(names, one, strict=True) if yes) for one in different]

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import zip_longest
 
 from conntracker.rules.chain import Chain
 from conntracker.steps import Rule
 
-__all__ = ["listed_chains", "unquoted", "without_own"]
+__all__ = ["dormant_tables", "listed_chains", "unhooked", "unquoted", "without_own"]
 
 _TABLE = re.compile(r"table (\w+) (\S+) \{")
+_DORMANT = re.compile(
+    r"^table (\w+) (\S+) \{[^\n]*\n(?:\t(?:#|comment )[^\n]*\n)*\tflags [\w,]*\bdormant\b", re.MULTILINE
+)
 _CHAIN = re.compile(r"\tchain (.+?) \{(?: # handle \d+)?$")
 _HANDLE = re.compile(r"(.*) # handle (\d+)", re.DOTALL)
 _HOOK = re.compile(
@@ -46,14 +50,26 @@ _BRIDGE_PRIORITIES = {"dstnat": -300, "filter": -200, "out": 100, "srcnat": 300}
 
 
 def listed_chains(text: str) -> Iterator[Chain]:
-    """The chains of all tables, of kind nft."""
+    """The chains of all tables, of kind nft. Those of a dormant table are in no hook."""
     family = table = ""
+    dormant = dormant_tables(text)
     lines = iter(text.replace("\r\n", "\n").split("\n"))
     for line in lines:
         if line.startswith("table ") and (found := _TABLE.match(line)):
             family, table = found.groups()
         elif line.startswith("\tchain ") and (found := _CHAIN.match(line)):
-            yield _chain(family, table, found[1], _body(lines))
+            chain = _chain(family, table, found[1], _body(lines))
+            yield unhooked(chain) if (family, table) in dormant else chain
+
+
+def dormant_tables(text: str) -> frozenset[tuple[str, str]]:
+    """Family and name of the tables with the flag `dormant`."""
+    return frozenset((found[1], found[2]) for found in _DORMANT.finditer(text))
+
+
+def unhooked(chain: Chain) -> Chain:
+    """A base chain of a dormant table: the kernel takes it out of its hook (nft_table_disable, nf_tables_api.c)."""
+    return replace(chain, hook=None, priority=None, policy=None, type=None, device=None)
 
 
 def without_own(text: str) -> tuple[str, frozenset[tuple[str, str]]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from conntracker.rules import altering
 from conntracker.rules.changes import GIVEN, LOST, Past, Xor
 from conntracker.rules.crowd import Crowd, Numbers, States, joined, values_of
 from conntracker.rules.deciding import weight
@@ -89,6 +90,7 @@ class Passage:
         self._ruleset, self._programs, self._way = ruleset, programs, way
         self.crowd = Crowd(programs, rows)
         self.ends = Ends()
+        self._by_mark = rows.host is None or rows.host.by_mark
         self._weight = 0
         self._accepted: list[States] = []
         self._hook = ""
@@ -105,7 +107,11 @@ class Passage:
             states = self._looped(states)
         decided = states.best >= 0
         number = np.where(decided, states.best & ((1 << 40) - 1), -1)
-        self.ends.add(states.rows, ACCEPT, (states.best >> 40) & 1, number)
+        self._ended(states, ACCEPT, (states.best >> 40) & 1, number)
+
+    def _ended(self, states: States, verdict: int, by_rule: Numbers | int, number: Numbers | int) -> None:
+        self.ends.add(states.rows, verdict, by_rule, number)
+        self.crowd.lineage.end(states.node, self.ends.verdicts[-1])
 
     def _looped(self, states: States) -> States:
         """The loopback device brings a packet in again: its state and mark stay."""
@@ -129,7 +135,7 @@ class Passage:
     def _at(self, hook: str, states: States) -> States:
         self._hook = hook
         if hook == "forward":
-            states = self.crowd.changed(states, lambda past: past.put("oif", None))
+            states = altering.forward(self.crowd, states)
         hidden = hook in _BEFORE_ROUTING
         if hidden:
             states = self._hide(hook, states)
@@ -139,6 +145,7 @@ class Passage:
             states = self._base(known, states)
         if hidden:
             states = self._show(states)
+        states = altering.reroute(self.crowd, states, hook)
         if hook in {"ingress", "forward"}:
             return states
         asked = frozenset(("dst" if hook in _BEFORE_ROUTING else "src",))  # a packet that loops is asked no more
@@ -147,25 +154,24 @@ class Passage:
     def _hide(self, hook: str, states: States) -> States:
         """Before connection tracking has seen a packet, there is no state: nft and iptables call that invalid."""
         if hook == "output":
-            return self.crowd.changed(states, lambda past: past.put("ct_state", _INVALID))
+            return self.crowd.changed(states, lambda past: past.hide(_INVALID))
         space = self._programs.space
         looped = space.members(_LOOPBACK)[self.crowd.classes(space.axis(_LOOPBACK), states)]
-        hidden = self.crowd.changed(states.at(~looped), lambda past: past.put("ct_state", _INVALID))
+        hidden = self.crowd.changed(states.at(~looped), lambda past: past.hide(_INVALID))
         return joined([hidden, states.at(looped)])
 
     def _show(self, states: States) -> States:
         crowd = self.crowd
 
-        def shown(past: Past) -> Past:
-            return past.put("ct_state", None) if past.change("ct_state") == _INVALID else past
-
-        def bared(past: Past) -> Past:
-            return past.put("ct_state", _UNTRACKED) if past.change("ct_state") == _INVALID else past
+        def shown(past: Past, bare: bool) -> Past:
+            untracked = bare or past.change("ct_state") == _UNTRACKED
+            return past if past.hidden is None else past.show(_UNTRACKED if untracked else None)
 
         space, bare = self._programs.space, np.ones(len(states), np.bool_)
         for test in (_ICMPV6, _BARE):
             bare &= space.members(test)[crowd.classes(space.axis(test), states)]
-        return joined([crowd.changed(states.at(~bare), shown), crowd.changed(states.at(bare), bared)])
+        tracked = crowd.changed(states.at(~bare), lambda past: shown(past, False))
+        return joined([tracked, crowd.changed(states.at(bare), lambda past: shown(past, True))])
 
     def _base(self, known: KnownChain, states: States) -> States:
         past_by = []
@@ -175,6 +181,9 @@ class Passage:
         if known.chain.type == "nat":
             states, others = self._nat_wanted(states)
             past_by.append(others)
+        watched = known.chain.type == "route" and self._by_mark
+        if watched:
+            states = self.crowd.changed(states, Past.watch)
         step = Step(self._hook, None, known.chain.kind, "", known.chain.table, "", "policy", None, None)
         self._weight, self._accepted = weight(step, known.chain.type == "nat"), []
         number = self._programs.number(known)
@@ -183,11 +192,12 @@ class Passage:
         if policy == "accept":
             self._accepted.append(left.accepted(self._weight, 0, number))
         else:
-            self.ends.add(left.rows, ENDS.index(policy), 0, number)
-        return self._once(joined([*past_by, *self._accepted]))
+            self._ended(left, ENDS.index(policy), 0, number)
+        left = joined(self._accepted)
+        return self._once(joined([*past_by, altering.watched(self.crowd, left) if watched else left]))
 
     def _once(self, states: States) -> States:
-        if not self.crowd.forked:
+        if not self.crowd.lineage.forked:
             return states
         return self.crowd.distinct(states, np.zeros(len(states), np.int64))[0]
 
@@ -196,7 +206,7 @@ class Passage:
         crowd = self.crowd
         direction = "dst" if self._hook in _BEFORE_ROUTING else "src"
         done = np.array([direction in past.translated for past in crowd.pasts])[states.past]
-        status = crowd.rows.values("first", GIVEN, states.rows)
+        status = crowd.values("first", states)
         done |= (status.status == KNOWN) & (status.values == 0)
         new, rest = crowd.ask(_NEW, states.at(~done))
         related, old = crowd.ask(_RELATED, rest)
@@ -215,7 +225,7 @@ class Passage:
         left: list[States] = []
         while len(states):
             states, number = self.crowd.next(index, program.tests, states, start)
-            if self.crowd.forked:
+            if self.crowd.lineage.forked:
                 states, number = self.crowd.distinct(states, number)
             left.append(states.at(number == index.size))
             inside = np.flatnonzero(number < index.size)
@@ -249,15 +259,15 @@ class Passage:
         elif code == ACCEPT:
             self._accepted.append(states.accepted(self._weight, 1, rules))
         elif code <= STOLEN:
-            self.ends.add(states.rows, code, 1, rules)
+            self._ended(states, code, 1, rules)
 
     def _call(
         self, target: int, code: int, states: States, number: Numbers, left: list[States]
     ) -> list[tuple[States, Numbers]]:
-        inner = States(states.rows, states.past, states.best, np.arange(len(states)))
+        inner = replace(states, back=np.arange(len(states)))
         out = self._run(self._programs.programs[target], inner)
         origin = out.back
-        out = States(out.rows, out.past, out.best, states.back[origin])
+        out = replace(out, back=states.back[origin])
         if code == GOTO:
             left.append(out)
             return []
@@ -272,9 +282,9 @@ class Passage:
             if not len(states):
                 break
             if isinstance(op, Assign):
-                states = self.crowd.assign(op, states)
+                states = altering.assign(self.crowd, op, states)
             elif isinstance(op, Nat):
-                self._end(ACCEPT, self.crowd.translate(op, self._hook, states), program.rules[[number]], left)
+                self._end(ACCEPT, altering.translate(self.crowd, op, self._hook, states), program.rules[[number]], left)
                 states = joined([])
             elif isinstance(op, Verdict):
                 on += self._verdict(program, number, op, states, left)

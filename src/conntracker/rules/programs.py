@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from conntracker.rules.intervals import normal, single
 from conntracker.rules.lookup import Index, Space
 from conntracker.rules.rows import requires_of, width_in
 from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset
@@ -21,6 +22,13 @@ ACCEPT, DROP, REJECT, QUEUE, STOLEN, RETURN, JUMP, GOTO, MORE = range(9)
 _CODES = {
     "accept": ACCEPT, "drop": DROP, "reject": REJECT, "queue": QUEUE, "stolen": STOLEN, "return": RETURN,
     "jump": JUMP, "goto": GOTO,
+}  # fmt: skip
+
+
+# What a field may follow from.
+_SOURCES = {
+    "saddr_type": ("saddr",), "daddr_type": ("daddr",), "oif": ("daddr", "daddr_type"), "nexthdr": ("protocol",),
+    "reverse_path": ("saddr", "iif", "daddr"),
 }  # fmt: skip
 
 
@@ -87,9 +95,11 @@ class Programs:
     exact    fields of which the values matter beyond tests: they become parts of others
     """
 
-    def __init__(self, ruleset: Ruleset, version: int, more: Iterable[Test]) -> None:
-        """`more`: tests that are asked besides those of rules."""
+    def __init__(self, ruleset: Ruleset, version: int, more: Iterable[Test], own: Iterable[int] = ()) -> None:
+        """`more`: tests that are asked besides those of rules; `own`: addresses that the host may give packets."""
         self.version = version
+        self._own = ((127 << 24) + 1 if version == 4 else 1, *own)
+        self._translates = False
         self.chains = ruleset.chains
         self.rules: tuple[Rule, ...] = tuple(rule for known in ruleset.chains for rule in known.chain.rules)
         self.space = Space()
@@ -103,14 +113,15 @@ class Programs:
             first += len(known.chain.rules)
         for test in more:
             self._see(test)
+        asked = {name for name, _ in self.space.axes} | self.exact
+        self.exact |= asked & ({"ttl", "ct_status"} if self._translates else {"ttl"})
         self.space.freeze()
         self._often = self._visited_often()
 
     def fields(self) -> set[str]:
         """Of packets, those that matter."""
         names = {name for name, _ in self.space.axes} | self.exact | {"first"}
-        sources = {"saddr_type": "saddr", "daddr_type": "daddr", "oif": "daddr", "nexthdr": "protocol"}
-        return names | {source for name, source in sources.items() if name in names}
+        return names | {source for name, sources in _SOURCES.items() if name in names for source in sources}
 
     def number(self, known: KnownChain) -> int:
         """The chain's index in `chains` and `programs`."""
@@ -127,9 +138,9 @@ class Programs:
         return one.index
 
     def is_asked_again(self, atom: Atom) -> bool:
-        """Whether one packet may come to the same question twice."""
+        """Whether one packet may come to the same question twice; a stateful match may then answer otherwise."""
         key = question_of(atom)
-        return self._asked[key] > 1 or key in self._often
+        return not atom.occurrence and (self._asked[key] > 1 or key in self._often)
 
     # --- making ---
 
@@ -182,6 +193,8 @@ class Programs:
             self._asked[question_of(op)] = self._asked.get(question_of(op), 0) + 1
         elif isinstance(op, Assign):
             names = [name for name in (op.field, op.source) if name is not None]
+            if op.field in {"saddr", "daddr"}:
+                self._see(In(op.field, single(op.value or 0)))
             self.exact.update(names)
             for name in names:
                 self._need(name)
@@ -189,10 +202,17 @@ class Programs:
             self._see_nat(op)
 
     def _see_nat(self, nat: Nat) -> None:
+        """Whether it changes anything matters, and so whether the packet had what it is given."""
+        self._translates = True
+        own = nat.kind == "masquerade" or (nat.kind == "redirect" and nat.addresses is None)
+        addresses = self._own if own else (0,) if nat.addresses is None else nat.addresses[:1]
         for address, port in (("saddr", "sport"), ("daddr", "dport")):
-            self._need(port)
+            for name, given in ((address, addresses), (port, (0,) if nat.ports is None else nat.ports[:1])):
+                self._see(In(name, normal((one, one) for one in given)))
             if nat.kind == "netmap":
                 self.exact.add(address)
+        if own:
+            self.exact.add("oif" if nat.kind == "masquerade" else "iif")
 
     def _see(self, test: Test) -> None:
         self.space.add(test, width_in(test.field, self.version))
@@ -242,7 +262,7 @@ def _plan(meaning: Meaning, version: int) -> Plan | None:
         for op in made:
             leading = isinstance(op, In | Named) and all(isinstance(one, Atom | Boxes) for one in ops)
             (tests if leading else ops).append(op)  # type: ignore[arg-type]
-        if isinstance(part, Verdict | Nat | Branches):
+        if isinstance(part, Verdict | Branches) or (isinstance(part, Nat) and made):
             break
     while ops and isinstance(ops[-1], In | Named | Atom | Boxes):
         ops.pop()
@@ -251,7 +271,7 @@ def _plan(meaning: Meaning, version: int) -> Plan | None:
 
 def _made(part: Part, version: int) -> list[Op] | None:
     """A part as ops; None if the rule ends here, without a verdict."""
-    if isinstance(part, Effect):
+    if isinstance(part, Effect) or (isinstance(part, Nat) and part.family not in (None, version)):
         return []
     if isinstance(part, Verdict):
         return None if part.kind == "continue" else [part]

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from conntracker.rules.changes import GIVEN, Derived, Past, Xor
+from conntracker.rules.changes import GIVEN, HOPPED, Derived, Past, Routed, Xor
 from conntracker.rules.fields import FIELDS, NAMES, ROUTE_TYPES, width_of
 from conntracker.rules.host import Host, always_of_type
 from conntracker.rules.intervals import Intervals
 from conntracker.rules.lookup import Axis, Classes
+from conntracker.rules.packets import Packet, completed
 
 __all__ = ["ABSENT", "KNOWN", "UNKNOWN", "Column", "Rows", "Values", "requires_of", "width_in"]
 
@@ -71,7 +72,20 @@ class Rows:
         self._base = {field: self._read(field, column) for field, column in columns.items() if field != "family"}
         if "nexthdr" not in self._base and "protocol" in self._base and version == 6:
             self._base["nexthdr"] = self._base["protocol"]
-        self._routes = _Routes(version, host, self) if way == "forward" and host and host.routes is not None else None
+        self._routes = _Routes(version, host, self) if way != "input" and host and host.routes is not None else None
+        self._reverse = _ReversePath(version, host) if host and host.routes is not None else None
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether it is known where addresses are routed to."""
+        return self._routes is not None
+
+    def routed(self, addresses: Values) -> NDArray[np.int64]:
+        """Indices of the interfaces that addresses are routed to, -1 where that is not known."""
+        if self._routes is None:
+            return np.full(len(addresses.status), -1)
+        found = self._routes.of(addresses.values).astype(np.int64) - 1
+        return np.where(addresses.status == KNOWN, found, -1)
 
     def number_of(self, name: str) -> int:
         """The index of a name."""
@@ -106,7 +120,7 @@ class Rows:
         """Some of the rows."""
         out = object.__new__(Rows)
         out.count, out.version, out.host, out.names = len(chosen), self.version, self.host, self.names
-        out._types, out._routes = self._types, self._routes
+        out._types, out._routes, out._reverse = self._types, self._routes, self._reverse
         out._base = {name: Values(one.values[chosen], one.status[chosen]) for name, one in self._base.items()}
         return out
 
@@ -115,12 +129,18 @@ class Rows:
     def values(self, field: str, past: Past, rows: NDArray[np.intp]) -> Values:
         """A field as it is after what happened; whether the packets can have it is part of the answer."""
         change = past.change(field)
+        if field == HOPPED:
+            found = self.values("ttl", GIVEN, rows)
+            found.values = np.maximum(found.values, np.uint64(1)) - np.uint64(1)
+            return found
         if isinstance(change, Xor):
             found = self._xor(change, width_in(field, self.version), rows)
         elif change is None:
             found = self._given(field, past, rows)
         elif isinstance(change, Derived):
             found = self._derived(field, past, rows)
+        elif isinstance(change, Routed):
+            found = self._outgoing(change, rows)
         else:
             found = self._nothing(field, len(rows))
         for other, inside in requires_of(field):
@@ -136,7 +156,7 @@ class Rows:
     def _given(self, field: str, past: Past, rows: NDArray[np.intp]) -> Values:
         base = self._base.get(field)
         found = self._nothing(field, len(rows)) if base is None else Values(base.values[rows], base.status[rows])
-        if field in _ADDRESS_OF or (field == "oif" and self._routes is not None):
+        if field in _ADDRESS_OF or (field == "reverse_path" and self._reverse is not None):
             missing = np.flatnonzero(found.status == UNKNOWN)
             if len(missing):
                 more = self._derived(field, past, rows[missing])
@@ -144,14 +164,23 @@ class Rows:
         return found
 
     def _derived(self, field: str, past: Past, rows: NDArray[np.intp]) -> Values:
-        if field == "oif":
-            source = self.values("daddr", past, rows)
-            known = np.zeros(len(rows), np.uint64) if self._routes is None else self._routes.of(source.values)
-        else:
-            source = self.values(_ADDRESS_OF[field], past, rows)
-            known = self._types.of(source.values)
+        if field == "reverse_path" and self._reverse is not None:
+            return self._reverse.of(*(self.values(name, GIVEN, rows) for name in ("saddr", "iif", "daddr")), self.names)
+        source = self.values(_ADDRESS_OF[field], past, rows)
+        known = self._types.of(source.values)
         status = np.where((source.status == KNOWN) & (known > 0), KNOWN, UNKNOWN).astype(np.uint8)
         return Values(np.maximum(known, np.uint64(1)) - np.uint64(1), status)
+
+    def _outgoing(self, change: Routed, rows: NDArray[np.intp]) -> Values:
+        """The interface that packets came with, or that they are routed to."""
+        found = self.values("oif", GIVEN, rows)
+        missing = np.flatnonzero(found.status == UNKNOWN)
+        if len(missing) and isinstance(change.address, Xor):
+            width = width_in("daddr", self.version)
+            numbers = self.routed(self._xor(change.address, width, rows[missing]))
+            found.values[missing] = np.maximum(numbers, 0).astype(np.uint64)
+            found.status[missing] = np.where(numbers >= 0, KNOWN, UNKNOWN)
+        return found
 
     def _xor(self, change: Xor, width: int, rows: NDArray[np.intp]) -> Values:
         shape = (len(rows), 2) if width > 64 else (len(rows),)
@@ -213,6 +242,37 @@ def _type(version: int, address: int, host: Host | None) -> int:
         return host.address_type(version, address) + 1
     name = always_of_type(version, address)
     return 0 if name is None else ROUTE_TYPES.index(name) + 1
+
+
+class _ReversePath:
+    """Whether a route back to the source leads out of the interface it came by, as packets.completed tells."""
+
+    def __init__(self, version: int, host: Host) -> None:
+        self._version, self._host = version, host
+        width = width_in("saddr", version)
+        bounds = {0, 0x3FA << width - 10, 0x3FB << width - 10, 1 << width - 8}
+        bounds.update(end for low, high in host.local.get(version, ()) for end in (low, high + 1))
+        for route in (host.routes or {}).get(version, ()):
+            bounds.update((route.low, route.high + 1))
+        self._axis = Axis("address", None, width)
+        self._axis.cut(bounds)
+
+    def of(self, source: Values, interface: Values, destination: Values, names: Sequence[str]) -> Values:
+        """Of packets of these addresses, by these interfaces."""
+        everywhere = destination.status == KNOWN
+        everywhere &= destination.values == 0xFFFFFFFF if destination.values.ndim == 1 else False
+        key = (self._axis.classes(source.values) * np.int64(len(names)) + interface.values.astype(np.int64)) * 2
+        different, inverse = np.unique(key + everywhere, return_inverse=True)
+        found = np.array([self._one(int(one), names) for one in different], np.int64)[inverse]
+        found[(source.status != KNOWN) | (interface.status != KNOWN)] = -1
+        return Values(np.maximum(found, 0).astype(np.uint64), np.where(found >= 0, KNOWN, UNKNOWN).astype(np.uint8))
+
+    def _one(self, key: int, names: Sequence[str]) -> int:
+        number, everywhere = divmod(key, 2)
+        address, name = divmod(number, len(names))
+        packet: Packet = {"family": self._version, "saddr": self._axis.lows[address], "iif": names[name]}
+        found = completed(packet | ({"daddr": 0xFFFFFFFF} if everywhere else {}), self._host).get("reverse_path")
+        return -1 if found is None else int(found)
 
 
 class _Routes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,6 +18,8 @@ __all__ = ["UNKNOWN", "Answers", "Assumed", "State", "named"]
 UNKNOWN = object()  # in place of a field's value
 # linux/netfilter/nf_conntrack_common.h; set where NAT changes anything (nf_nat_setup_info)
 _IPS_SRC_NAT, _IPS_DST_NAT = 16, 32
+_NO_NAME = "\0"  # in no interface's name
+_TYPES = {"saddr": "saddr_type", "daddr": "daddr_type"}
 _CT_FIELDS = ("ct_status", "ct_direction", "ct_mark")
 
 Answers = Callable[[Atom, Rule], bool | None]
@@ -43,6 +45,12 @@ def named(value: str, term: Named) -> bool:
         value.startswith(pattern[:-1]) if pattern.endswith("*") else value == pattern for pattern in term.patterns
     )
     return found != term.negated
+
+
+def _examples(terms: Iterable[Named]) -> set[str]:
+    """Names of interfaces, one for each answer that some terms can have together."""
+    patterns = {pattern for term in terms for pattern in term.patterns}
+    return {_NO_NAME, *(one[:-1] + _NO_NAME if one.endswith("*") else one for one in patterns)}
 
 
 class State:
@@ -153,11 +161,9 @@ class State:
 
     def _unknown_name(self, term: Named) -> bool:
         said = self._names.setdefault(term.field, [])
-        for one in said:
-            if not one.negated and len(one.patterns) == 1 and not one.patterns[0].endswith("*"):
-                return named(one.patterns[0], term)
-            if one.patterns == term.patterns:
-                return one.negated == term.negated
+        fitting = {named(name, term) for name in _examples([*said, term]) if all(named(name, one) for one in said)}
+        if len(fitting) == 1:
+            return fitting.pop()
         text = f"the packet's {FIELD_NAMES[term.field]}"
         yes = self.choose(term.field, (term, self._changed.get(term.field, 0)), text, term)
         said.append(term if yes else Named(term.field, term.patterns, not term.negated))
@@ -206,6 +212,9 @@ class State:
         if isinstance(value, int) and change.mask & full != full:
             value = (old & ~change.mask) ^ value if isinstance(old, int) else UNKNOWN
         self.put(change.field, value & full if isinstance(value, int) else UNKNOWN)
+        if change.field in _TYPES:
+            self.put(_TYPES[change.field], UNKNOWN)
+            with_address_types(packet, self.host)
         without_absent(packet)
 
     def _changes_state(self, change: Assign) -> bool:
@@ -216,6 +225,7 @@ class State:
         if change.value is None:
             if self._tracked is not None:
                 self._tracked = dict.fromkeys(self._tracked, UNKNOWN)
+                self.packet.pop("first", None)  # of its flow elsewhere
             return False
         return self._tracked is not None or self.packet.get("ct_state") == CT_STATES.index("invalid")
 
@@ -226,21 +236,20 @@ class State:
         address, port, kind = ("daddr", "dport", "daddr_type") if to_destination else ("saddr", "sport", "saddr_type")
         if nat.kind == "masquerade" or (nat.kind == "redirect" and nat.addresses is None):
             self.put(address, self._own_address(nat.kind, hook))
-            packet.pop(kind, None)
-            packet[kind] = ROUTE_TYPES.index("local")
+            self.put(kind, ROUTE_TYPES.index("local"))
         elif nat.addresses is not None:
             low, high = nat.addresses
             old = packet.get(address)
-            if nat.kind == "netmap":
+            if nat.kind == "netmap" and low != high:
                 self.put(address, low | (old & (high - low)) if isinstance(old, int) else UNKNOWN)
             else:
                 self.put(address, low if low == high else UNKNOWN)
             if low != high and address not in packet:
                 self._domains[address] = ((low, high),)
-            packet.pop(kind, None)
+            self.put(kind, UNKNOWN)
         elif nat.kind in {"dnat", "snat"} and nat.ports is None:
             self.put(address, UNKNOWN)
-            packet.pop(kind, None)
+            self.put(kind, UNKNOWN)
         with_address_types(packet, self.host)
         if nat.ports is not None and self.has(port):
             low, high = nat.ports

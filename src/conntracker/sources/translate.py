@@ -38,6 +38,11 @@ _DEFINED = re.compile(r"^\s*define\s+(\w+)\s*=\s*(\{[^}]*\}|\S+)", re.MULTILINE)
 _NAME = re.compile(r"[\w.@-]{1,15}")
 _NAMELESS = re.compile(r"\b(?:jump|goto) \{$", re.MULTILINE)
 _ERROR = re.compile(r"^(?P<file>[^:\n]*):(?P<line>\d+):(?P<column>\d+)-\d+: Error: (?P<what>.*)$", re.MULTILINE)
+_OWNED = re.compile(
+    r"(^[ \t]*flags[ \t]+|[{;][ \t]*flags[ \t]+)((?:\w+[ \t]*,[ \t]*)*\b(?:owner|persist)\b(?:[ \t]*,[ \t]*\w+)*)",
+    re.MULTILINE,
+)
+_OF_OWNER = {"owner", "persist"}  # flags of tables: nft 1.0.6 does not know the second
 _SCRIPT = "from conntracker.sources.translate import _serve; _serve()"
 
 
@@ -50,7 +55,7 @@ def translate(text: str, name: str) -> tuple[str, str]:
     OSError where there is no libnftables, or no namespace can be made.
     """
     where = os.path.dirname(os.path.abspath(name))
-    asked = json.dumps({"text": text, "directory": where if os.path.isdir(where) else "/"})
+    asked = json.dumps({"text": _unowned(text), "directory": where if os.path.isdir(where) else "/"})
     try:
         done = subprocess.run(
             [sys.executable, "-c", _SCRIPT], input=asked.encode("utf-8", "surrogateescape"), capture_output=True,
@@ -68,6 +73,19 @@ def translate(text: str, name: str) -> tuple[str, str]:
     if "errno" in answer:
         raise OSError(answer["errno"], answer["what"])
     return answer["json"], answer["listing"]
+
+
+def _unowned(text: str) -> str:
+    """The text as it can be loaded by a process that ends: a table with an owner would end with it.
+
+    What is taken out is made spaces, so that errors stand where they stood.
+    """
+
+    def kept(found: re.Match[str]) -> str:
+        flags = [flag for flag in re.split(r"[\s,]+", found[2]) if flag not in _OF_OWNER]
+        return (found[1] + ",".join(flags) if flags else found[1].partition("flags")[0]).ljust(len(found[0]))
+
+    return _OWNED.sub(kept, text)
 
 
 def _syntax_error(said: str, what: str, path: str, name: str) -> RuleSyntaxError:

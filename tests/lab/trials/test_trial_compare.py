@@ -7,7 +7,8 @@ from itertools import islice
 
 import pytest
 
-from conntracker.lab.trials.compare import Comparison, Judge, lines_of
+from conntracker.lab.trials.compare import Comparison, Judge
+from conntracker.lab.trials.lines import lines_of
 from conntracker.lab.trials.faults import KINDS, seeded
 from conntracker.lab.trials.tally import Tally, asked_of
 from conntracker.rules.iptables import parse_save

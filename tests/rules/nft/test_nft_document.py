@@ -62,7 +62,7 @@ CASES: list[tuple[list[Any], tuple[Any, ...]]] = [
         [match({"concat": [{"meta": {"key": "l4proto"}}, payload("th", "dport")]}, {"set": [{"concat": ["tcp", 53]}]})],
         (AnyOf(((TCP, In("dport", ((53, 53),))),)),),
     ),
-    ([{"notrack": None}], (Effect("notrack", "notrack"),)),  # the chain comes behind connection tracking
+    ([{"notrack": None}], (Assign("ct_state", 4, 7),)),  # also where the chain comes behind connection tracking
     ([{"reject": {"type": "icmp", "expr": "host-unreachable"}}],
      (IPV4, Verdict("reject", text="with icmp host-unreachable"))),
     ([{"snat": {"family": "ip", "addr": "10.0.0.1"}}],

@@ -80,6 +80,8 @@ def _extension(packet: Wanted, tag: int) -> bytes:
         return b""
     if packet.nexthdr == 44:
         return struct.pack("!BBHI", packet.protocol, 0, _DATA, tag)
+    if packet.nexthdr == 43:
+        return struct.pack("!BBBB4x", packet.protocol, 0, 0, 0)  # routing of type 0, no segments left (RFC 2460)
     return struct.pack("!BBBB4x", packet.protocol, 0, 1, 4)  # PadN of six bytes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import socket
+import struct
 from collections import OrderedDict
 
 from conntracker.lab.oracle.wanted import Wanted
@@ -29,7 +30,7 @@ class LocalSender:
         if sock is None:
             sock = self._open(key)
         if self._marks[key] != packet.mark:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, packet.mark)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", packet.mark))
             self._marks[key] = packet.mark
         if packet.family == 4:
             sock.sendto(content, (socket.inet_ntop(socket.AF_INET, content[16:20]), 0))

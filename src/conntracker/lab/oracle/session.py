@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -35,6 +36,8 @@ _PROGRAMS = {
     ("iptables-legacy", "ip"): "iptables-legacy-restore", ("iptables-legacy", "ip6"): "ip6tables-legacy-restore",
     ("iptables-nft", "ip"): "iptables-nft-restore", ("iptables-nft", "ip6"): "ip6tables-nft-restore",
 }  # fmt: skip
+# Of iptables' CT and nft's `ct zone set`.
+_ZONES = re.compile(r"\bzone(?:-orig|-reply)?(?: set)? (\d{1,5})\b")
 _NOWHERE = Path((), UNDECIDED, None)
 
 
@@ -73,11 +76,16 @@ class Seen:
         return self.path.reached
 
     def after(self) -> dict[str, int | None]:
-        """Addresses and ports with which it left or arrived; empty if it is gone."""
+        """Addresses, ports, TOS, TTL and length with which it left or arrived; empty if it is gone."""
         if not self.network:
             return {}
         found = parse(self.network, self.transport).packet
-        return {"saddr": found.src, "daddr": found.dst, "sport": found.sport, "dport": found.dport}
+        head = self.network
+        if found.family == 4:
+            more = {"tos": head[1], "ttl": head[8], "length": head[2] << 8 | head[3]}
+        else:
+            more = {"tos": (head[0] << 4 | head[1] >> 4) & 0xFF, "ttl": head[7], "length": 40 + (head[4] << 8 | head[5])}
+        return {"saddr": found.src, "daddr": found.dst, "sport": found.sport, "dport": found.dport, **more}
 
 
 @dataclass(slots=True)
@@ -164,6 +172,7 @@ class Oracle:
         program = ["nft", "-f", "-"] if kind == "nft" else [_PROGRAMS[kind, family]]
         with self._space:
             self._run(program, text)
+            self._table.zones = (0, *sorted({int(number) for number in _ZONES.findall(text)} - {0}))
             self._start_tracing()
 
     def _start_tracing(self) -> None:
@@ -261,7 +270,7 @@ class Oracle:
             return Seen(index, _NOWHERE, "gone")
         path = self._tracing.path(told)
         out = self._names.get(told.out, "")
-        fate = "arrived" if told.arrived else "left" if out else "gone"
+        fate = "arrived" if told.arrived else "left" if out not in {"", "lo"} else "gone"
         if fate == "gone":
             return Seen(index, path, fate, flow=told.flow)
         return Seen(index, path, fate, out, told.flow, told.network, told.transport)

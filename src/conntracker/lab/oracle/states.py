@@ -29,8 +29,8 @@ __all__ = ["FLUSH", "Flow", "Preparation", "create", "is_error", "prepare", "rem
 
 # linux/netfilter/nfnetlink_conntrack.h
 _NEW, _DELETE = 1 << 8 | 0, 1 << 8 | 2  # IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_DELETE
-_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOINFO, _NAT_SRC, _TIMEOUT, _MARK, _NAT_DST, _TUPLE_MASTER = (
-    1, 2, 3, 4, 6, 7, 8, 13, 14,
+_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOINFO, _NAT_SRC, _TIMEOUT, _MARK, _NAT_DST, _TUPLE_MASTER, _ZONE = (
+    1, 2, 3, 4, 6, 7, 8, 13, 14, 18,
 )  # fmt: skip
 FLUSH = request(_DELETE, NLM_F_ACK, 1)  # without a tuple: of all flows
 
@@ -250,9 +250,10 @@ def create(flow: Flow, status: int, packet: Wanted) -> tuple[bytes, ...]:
     return (*made, _new(flow, body))
 
 
-def remove(flow: Flow) -> bytes:
+def remove(flow: Flow, zone: int = 0) -> bytes:
     """The message that takes a flow out, whichever direction is given."""
-    return request(_DELETE, NLM_F_ACK, 1, _pf(flow), _tuple(_TUPLE_ORIG, flow))
+    place = attribute(_ZONE, struct.pack("!H", zone)) if zone else b""
+    return request(_DELETE, NLM_F_ACK, 1, _pf(flow), _tuple(_TUPLE_ORIG, flow) + place)
 
 
 def _new(flow: Flow, body: bytes) -> bytes:

@@ -22,8 +22,10 @@ ACK, SYN = 16, 2
 HIGHEST_MTU = 65521  # of a TAP device (drivers/net/tun.c, MAX_MTU less the Ethernet header)
 # Protocols of IPv6 that are extension headers, so that another one follows (ipv6_ext_hdr, net/ipv6/exthdrs_core.c).
 _EXTENSIONS = frozenset((0, 43, 44, 51, 59, 60))
-# Extension headers that can be put in front of the transport: options (one unit of padding), and a later fragment.
-_OPTIONS, _FRAGMENT = frozenset((0, 60)), 44
+# Extension headers that can be put in front of the transport:
+# (options, one unit of padding), routing of type 0 that is done with, and a later fragment.
+_OPTIONS, _FRAGMENT = frozenset((0, 43, 60)), 44
+_NOBODY = 0xFFFFFFFF  # uid_valid, linux/uidgid.h
 
 _DEFAULTS: dict[str, int] = {"sport": 40000, "dport": 9, "tos": 0, "ttl": 64, "packet_type": 0, "fragment": 0}
 
@@ -169,6 +171,8 @@ def _check(packet: Wanted) -> None:
             raise Unsendable("what the host makes itself is of packet type host")
         if packet.fragment:
             raise Unsendable("later fragments are not made on the host: its sockets give whole packets")
+        if _NOBODY in (packet.skuid, packet.skgid):
+            raise Unsendable(f"{_NOBODY:#x} is no id of an owner")
     elif packet.mark:
         raise Unsendable("a mark comes from a rule or a local socket, never with a packet")
     elif packet.skuid or packet.skgid:

@@ -13,10 +13,11 @@ from conntracker.rules.order import CONNTRACK, effective_priority
 from conntracker.rules.packets import Packet
 from conntracker.rules.ruleset import Meaning, Ruleset
 from conntracker.rules.state import named
-from conntracker.rules.terms import AnyOf, Branches, In, Named, Part, Test
+from conntracker.rules.terms import AnyOf, Atom, Branches, In, Named, Part, Test
 
 __all__ = ["Aim", "tests_of"]
 
+_ROUTING = 43  # header of IPv6 by which routers are named
 _TYPED = {"saddr_type": "saddr", "daddr_type": "daddr"}
 # The largest number that packets can have, where it is not the largest of the field's bits.
 _LARGEST: dict[str, int] = {
@@ -126,6 +127,8 @@ class Aim:
             )
         if isinstance(part, Branches) and part.cases:
             return self._part(packet, self.draw.choice(part.cases)[0])
+        if isinstance(part, Atom) and part.name == "rt" and self.draw.random() < 0.7:
+            packet["nexthdr"] = _ROUTING
         return True
 
     def _outside(self, packet: Packet, part: AnyOf) -> bool:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from conntracker.lab.trials.borders import way_of
-from conntracker.lab.trials.routing import HERE, stopped
+from conntracker.lab.trials.ends import End, wrong_end
+from conntracker.lab.trials.lines import Line, line_of, text_of
+from conntracker.lab.trials.routing import stopped
 from conntracker.rules.fields import FIELDS, NAMES
 from conntracker.rules.host import Host
 from conntracker.rules.packets import Packet
@@ -15,10 +17,7 @@ from conntracker.rules.terms import Atom
 from conntracker.rules.walk import Answer, Course, Outcome, walk
 from conntracker.steps import Rule, Step
 
-__all__ = ["AtomKey", "Comparison", "Judge", "Line", "Mismatch", "lines_of"]
-
-# hook, legacy or nft, family, table, chain, type, position, verdict, target
-Line = tuple[str | None, str, str, str, str, str, int | None, str | None, str | None]
+__all__ = ["AtomKey", "Comparison", "Judge", "Mismatch"]
 
 _HOOKS = ("prerouting", "input", "forward", "postrouting")
 # Matches of iptables that drop packets which they cannot count (`hotdrop`, linux/netfilter/x_tables.h).
@@ -48,7 +47,7 @@ class Mismatch:
         fields = " ".join(f"{name}={value}" for name, value in self.packet.items() if value is not None)
         sides = [f"  {self.reason or 'the steps differ'} at step {self.at + 1}"]
         for name, lines in (("kernel", self.kernel), ("engine", self.engine)):
-            sides += [f"  {name} {'>' if i == self.at else ' '} {_text(line)}" for i, line in enumerate(lines)]
+            sides += [f"  {name} {'>' if i == self.at else ' '} {text_of(line)}" for i, line in enumerate(lines)]
         return "\n".join((fields, *sides))
 
 
@@ -82,45 +81,56 @@ class Comparison:
 
 
 class Judge:
-    """Compares for one ruleset. `told` is called with each packet's outcome that is the kernel's."""
+    """Compares for one ruleset.
+
+    host   whose it is; or what says so of a packet, where each has routes of its own
+    told   called with each packet's outcome that is the kernel's
+    """
 
     def __init__(
-        self, ruleset: Ruleset, host: Host | None, told: Callable[[Packet, Outcome], None] | None = None
+        self,
+        ruleset: Ruleset,
+        host: Host | Callable[[Packet], Host] | None,
+        told: Callable[[Packet, Outcome], None] | None = None,
     ) -> None:
         self._courses = {version: Course(ruleset, version) for version in (4, 6)}
         self._host, self._told = host, told
         self.outcomes: dict[AtomKey, set[bool]] = {}  # of the matches that the engine does not decide
         self._lines: dict[int, tuple[Step, Line]] = {}
 
-    def compare(self, packets: Sequence[Packet], kernel: Iterable[tuple[Line, ...]], most: int = 20) -> Comparison:
+    def compare(
+        self, packets: Sequence[Packet], kernel: Iterable[tuple[Line, ...]], ends: Iterable[End], most: int = 20
+    ) -> Comparison:
         """All packets; no more than `most` mismatches are kept, but all are counted (packets - same)."""
         result = Comparison()
-        for packet, lines in zip(packets, kernel, strict=True):
+        for packet, lines, end in zip(packets, kernel, ends, strict=True):
             result.packets += 1
-            found = self.judge(packet, lines, result)
+            found = self.judge(packet, lines, result, end)
             if found is None:
                 result.same += 1
             elif len(result.mismatches) < most:
                 result.mismatches.append(found)
         return result
 
-    def agrees(self, packet: Packet, kernel: tuple[Line, ...]) -> bool:
-        """Whether the kernel's lines are among what the engine holds possible."""
-        return self.judge(packet, kernel, Comparison()) is None
+    def agrees(self, packet: Packet, kernel: tuple[Line, ...], end: End | None = None) -> bool:
+        """Whether the kernel's lines, and the end, are among what the engine holds possible."""
+        return self.judge(packet, kernel, Comparison(), end) is None
 
-    def judge(self, packet: Packet, kernel: tuple[Line, ...], result: Comparison) -> Mismatch | None:
-        """None if the kernel's lines are those of an outcome."""
+    def judge(
+        self, packet: Packet, kernel: tuple[Line, ...], result: Comparison, end: End | None = None
+    ) -> Mismatch | None:
+        """None if the kernel's lines are those of an outcome, and the end is its end."""
         asked: list[tuple[Atom, bool | None]] = []
         guided = self._walk(packet, kernel, asked)
-        fitting = self._fitting(packet, guided, kernel)
+        fitting = self._fitting(packet, guided, kernel, end)
         if fitting is None and asked:
             guided = self._walk(packet, None, asked)
-            fitting = self._fitting(packet, guided, kernel)
+            fitting = self._fitting(packet, guided, kernel, end)
         if fitting is None:
             if any(atom.name in _DROPPING for atom, _ in asked) and self._dropped(packet, kernel, guided):
                 result.dropped += 1
                 return None
-            return self._mismatch(packet, kernel, guided)
+            return self._mismatch(packet, kernel, guided, end)
         self._remember(asked, fitting)
         result.undecided += bool(asked)
         if reason := self._seen(packet, fitting)[1]:
@@ -154,10 +164,17 @@ class Judge:
             asked.append((atom, told))
             return told
 
-        return walk(course, packet, way_of(packet), host=self._host, answers=answer, passed=self._told is not None)
+        host = self._host(packet) if callable(self._host) else self._host
+        return walk(course, packet, way_of(packet), host=host, answers=answer, passed=self._told is not None)
 
-    def _fitting(self, packet: Packet, answer: Answer, kernel: tuple[Line, ...]) -> Outcome | None:
-        return next((one for one in answer.outcomes if _same(packet, kernel, self._seen(packet, one)[0], one)), None)
+    def _fitting(
+        self, packet: Packet, answer: Answer, kernel: tuple[Line, ...], end: End | None
+    ) -> Outcome | None:
+        for one in answer.outcomes:
+            lines, reason = self._seen(packet, one)
+            if lines == kernel and (end is None or wrong_end(packet, one, bool(reason), end) is None):
+                return one
+        return None
 
     def _seen(self, packet: Packet, outcome: Outcome) -> tuple[tuple[Line, ...], str]:
         """The lines of an outcome up to where routing drops the packet, and why it does."""
@@ -168,7 +185,8 @@ class Judge:
         hook, reason = drop
         gone = _HOOKS if hook == "prerouting" else _HOOKS[1:]
         kept = tuple(line for line in lines if line[0] not in gone)
-        return kept, reason if kept != lines else ""
+        ended = outcome.path.verdict != "accept" and kept == lines  # before it came that far
+        return kept, "" if ended else reason
 
     def _dropped(self, packet: Packet, kernel: tuple[Line, ...], answer: Answer) -> bool:
         """Whether the kernel's lines end where a match may have dropped the packet itself, without a word."""
@@ -187,44 +205,11 @@ class Judge:
             found.append(known[1])
         return tuple(found)
 
-    def _mismatch(self, packet: Packet, kernel: tuple[Line, ...], answer: Answer) -> Mismatch:
-        sides = [self._seen(packet, one)[0] for one in answer.outcomes]
-        best = max(sides, key=lambda side: _common(side, kernel))
-        return Mismatch(packet, kernel, best, _common(best, kernel))
-
-
-def _same(packet: Packet, kernel: tuple[Line, ...], engine: tuple[Line, ...], outcome: Outcome) -> bool:
-    """Whether the lines are equal; what the host sends, and a rule sends back to it, then comes in by the loopback."""
-    if kernel == engine:
-        return True
-    if packet["way"] != "output" or outcome.packet.get("daddr_type") not in HERE or outcome.path.verdict != "accept":
-        return False
-    rest = kernel[len(engine) :]
-    return kernel[: len(engine)] == engine and all(line[0] in {"prerouting", "input"} for line in rest)
-
-
-def lines_of(steps: Iterable[Step]) -> tuple[Line, ...]:
-    """What is compared of the steps of a packet."""
-    return tuple(line_of(step) for step in steps)
-
-
-def line_of(step: Step) -> Line:
-    """What is compared of a step: not the priority, the handle or the text, which one of the two may not have.
-
-    nft and iptables-nft share their tables: whose syntax a rule is in is no part of its place.
-    """
-    position = None if step.rule is None else step.rule.position
-    return (
-        step.hook,
-        namespace_of(step.kind),
-        step.family,
-        step.table,
-        step.chain,
-        step.type,
-        position,
-        step.verdict,
-        step.target,
-    )
+    def _mismatch(self, packet: Packet, kernel: tuple[Line, ...], answer: Answer, end: End | None) -> Mismatch:
+        sides = [(self._seen(packet, one), one) for one in answer.outcomes]
+        (lines, reason), one = max(sides, key=lambda side: _common(side[0][0], kernel))
+        wrong = wrong_end(packet, one, bool(reason), end) if end is not None and lines == kernel else None
+        return Mismatch(packet, kernel, lines, _common(lines, kernel), wrong or "")
 
 
 def _place_of(line: Line) -> _PLACE:
@@ -247,9 +232,3 @@ def _common(one: tuple[Line, ...], other: tuple[Line, ...]) -> int:
 
 def _is_field(name: str) -> bool:
     return name in FIELDS or name in NAMES or name == "routing"
-
-
-def _text(line: Line) -> str:
-    hook, kind, family, table, chain, what, position, verdict, target = line
-    where = f"{chain}:{position}" if position is not None else chain
-    return f"{hook} {kind} {family} {table} {where} {what} {verdict}{f' {target}' if target else ''}"

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from conntracker.lab.oracle.routing import target_of
 from conntracker.lab.oracle.states import prepare
 from conntracker.lab.oracle.wanted import Unsendable, wanted
-from conntracker.lab.trials.compare import AtomKey, Judge, Line
+from conntracker.lab.trials.compare import AtomKey, Judge
 from conntracker.lab.trials.faults import Fault, seeded
+from conntracker.lab.trials.lines import Line
 from conntracker.lab.trials.trial import Recorded
 from conntracker.rules.packets import Packet
 from conntracker.rules.ruleset import KnownChain, Meaning, Ruleset
@@ -66,15 +67,17 @@ def sharpness(record: Recorded, faults: int, seed: object, judge: Judge) -> Shar
 
 
 def _agreeing(record: Recorded) -> Recorded:
-    judge = Judge(record.ruleset, record.host)
-    pairs = zip(record.packets, record.kernel, strict=True)
-    kept = [(packet, lines) for packet, lines in pairs if judge.agrees(packet, lines)]
-    return replace(record, packets=[packet for packet, _ in kept], kernel=[lines for _, lines in kept])
+    judge = Judge(record.ruleset, record.space.host_of)
+    sent = zip(record.packets, record.kernel, record.ends, strict=True)
+    kept = [one for one in sent if judge.agrees(*one)]
+    packets, kernel, ends = ([one[i] for one in kept] for i in range(3))
+    return replace(record, packets=packets, kernel=kernel, ends=ends)  # type: ignore[arg-type]
 
 
 def _shows(record: Recorded, fault: Fault) -> bool:
-    judge = Judge(fault.ruleset, record.host)
-    return not all(judge.agrees(packet, lines) for packet, lines in zip(record.packets, record.kernel, strict=True))
+    judge = Judge(fault.ruleset, record.space.host_of)
+    sent = zip(record.packets, record.kernel, record.ends, strict=True)
+    return not all(judge.agrees(*one) for one in sent)
 
 
 def _could_show(record: Recorded, fault: Fault, witness: Mapping[str, int | str | None], judge: Judge) -> bool:
@@ -89,7 +92,7 @@ def _could_show(record: Recorded, fault: Fault, witness: Mapping[str, int | str 
         prepare(made)
     except Unsendable:
         return False
-    return bool(_possible(judge, packet) - _possible(Judge(fault.ruleset, record.host), packet))
+    return bool(_possible(judge, packet) - _possible(Judge(fault.ruleset, record.space.host_of), packet))
 
 
 def _possible(judge: Judge, packet: Packet) -> set[tuple[Line, ...]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from conntracker.rules.fields import CT_STATES, ROUTE_TYPES
-from conntracker.rules.host import Host
+from conntracker.rules.host import Host, Route
 from conntracker.rules.packets import Packet
 
-__all__ = ["FOREIGN", "SHORTEST", "Space"]
+__all__ = ["FOREIGN", "SHORTEST", "TRANSLATED", "Space", "of_local_scope"]
 
 _ICMP, _TCP, _ICMPV6 = 1, 6, 58
 _PORTED = frozenset((6, 17, 33, 132, 136))
@@ -45,10 +46,10 @@ _BEGINNINGS = frozenset(
 )  # SYN, SYN+URG, ACK, ACK+URG, each with PSH, ECE and CWR
 
 # Bits of a flow's status (linux/nf_conntrack_common.h).
-EXPECTED, SEEN_REPLY, CONFIRMED, _DONE = 1, 2, 8, 128 | 256
+EXPECTED, SEEN_REPLY, CONFIRMED, TRANSLATED, _DONE = 1, 2, 8, 16 | 32, 128 | 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Space:
     """What there is to send packets with.
 
@@ -63,6 +64,13 @@ class Space:
     def interfaces(self) -> tuple[str, ...]:
         """Their names."""
         return tuple(self.addresses)
+
+    def host_of(self, packet: Packet) -> Host:
+        """The host, with the routes that there are while a packet is sent: all that it sends leaves by one interface."""
+        out = packet["oif"]
+        if packet["way"] != "output" or out not in self.addresses:
+            return self.host
+        return _routed(self, str(out))
 
     def typed(self, version: int, kind: int, draw: random.Random) -> int | None:
         """An address of a route type (index of ROUTE_TYPES); None if there is none."""
@@ -135,6 +143,24 @@ class Space:
         return packet["ct_state"] != _RELATED or (packet["protocol"], packet["icmp_type"]) not in _REDIRECTS
 
 
+@lru_cache(256)
+def _routed(space: Space, out: str) -> Host:
+    routes = {}
+    for version, bits in ((4, 8), (6, 64)):
+        near = [(one[version] >> bits << bits, name) for name, one in space.addresses.items()]
+        default = Route(0, (1 << (32 if version == 4 else 128)) - 1, out)
+        routes[version] = (*(Route(low, low + (1 << bits) - 1, name) for low, name in near), default)
+    return replace(space.host, routes=routes)
+
+
+def of_local_scope(packet: Packet) -> bool:
+    """Whether IPv6 looks for an address of the same small scope to redirect it to, and drops it if the interface has
+    none (nf_nat_redirect_ipv6, net/netfilter/nf_nat_redirect.c): here there are only global ones.
+    """
+    address = int(packet["daddr"] or 0)
+    return packet["family"] == 6 and address >> 120 == 0xFF and address >> 112 & 15 in (1, 2, 5)
+
+
 def _with_headers(made: Packet) -> Packet:
     """Only what its protocol has."""
     protocol = made["protocol"]
@@ -172,4 +198,4 @@ def _spoilt(packet: Packet) -> bool:
 
 
 def _extended(packet: Packet) -> bool:
-    return packet.get("nexthdr") in (0, 60)
+    return packet.get("nexthdr") in (0, 43, 60)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from conntracker.lab.oracle import Oracle, Seen
 from conntracker.lab.trials.aim import tests_of
 from conntracker.lab.trials.borders import choose
-from conntracker.lab.trials.compare import Comparison, Judge, Line, lines_of
-from conntracker.lab.trials.space import Space
+from conntracker.lab.trials.compare import Comparison, Judge
+from conntracker.lab.trials.ends import End, end_of
+from conntracker.lab.trials.lines import Line, lines_of
+from conntracker.lab.trials.space import Space, of_local_scope
 from conntracker.lab.trials.tally import Tally
 from conntracker.rules.fields import CT_STATES
 from conntracker.rules.host import Host
@@ -18,7 +21,7 @@ from conntracker.rules.iptables import parse_save
 from conntracker.rules.nft import parse_json
 from conntracker.rules.packets import Packet
 from conntracker.rules.ruleset import Ruleset
-from conntracker.rules.terms import Named
+from conntracker.rules.terms import Named, Nat
 from conntracker.sources.translate import translate
 
 __all__ = ["Recorded", "Source", "interfaces_of", "judged", "recorded", "ruleset_of"]
@@ -44,6 +47,7 @@ class Recorded:
 
     packets      as they were sent; a flow's status is what the kernel said of it
     kernel       the lines of each
+    ends         what became of each
     host         as rules saw it
     without      rules that no packet was found for
     lost, stray  messages that the kernel dropped, or told of no packet that was sent
@@ -56,6 +60,7 @@ class Recorded:
     space: Space
     packets: list[Packet] = field(default_factory=list)
     kernel: list[tuple[Line, ...]] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
     without: int = 0
     lost: int = 0
     stray: int = 0
@@ -83,6 +88,12 @@ def interfaces_of(ruleset: Ruleset) -> list[str]:
     return list(dict.fromkeys([*usable[:_MOST_INTERFACES], "trial0", "trial1"]))
 
 
+def _nats(ruleset: Ruleset) -> Iterator[Nat]:
+    for known in ruleset.chains:
+        for meaning in known.meanings:
+            yield from (part for part in meaning.parts if isinstance(part, Nat))
+
+
 def recorded(source: Source, most: int, seed: int = 0, with_solver: bool = True) -> Recorded:
     """At most `most` packets, sent. Raises RuleSyntaxError, LoadRefused, OSError.
 
@@ -96,28 +107,30 @@ def recorded(source: Source, most: int, seed: int = 0, with_solver: bool = True)
         space = Space(oracle.host_addresses, oracle.host)
         result = Recorded(source, ruleset, oracle.host, space)
         found = witnesses(ruleset, oracle.host.local) if with_solver else {}
+        redirects = any(part.kind == "redirect" for part in _nats(ruleset))
         began = time.monotonic()
         choice = choose(
             ruleset,
             space,
             most,
             seed=seed,
-            sendable=lambda one: oracle.refusal(one) is None,
+            sendable=lambda one: oracle.refusal(one) is None and not (redirects and of_local_scope(one)),
             witnesses=[one.packet | {"way": one.way} for one in found.values()],
         )
         chosen = time.monotonic()
         seen = oracle.send(choice.packets)
         result.seconds = chosen - began, time.monotonic() - chosen
         result.packets = [_as_sent(packet, one) for packet, one in zip(choice.packets, seen, strict=True)]
-        result.kernel = [lines_of(one.steps) for one in seen]
+        result.kernel, result.ends = [lines_of(one.steps) for one in seen], [end_of(one) for one in seen]
         result.without, result.lost, result.stray = len(choice.without), oracle.lost, oracle.stray
     return result
 
 
 def judged(one: Recorded, tally: Tally | None = None, most: int = 20) -> tuple[Comparison, Judge]:
     """The comparison with the engine, and who made it. At most `most` mismatches are kept."""
-    judge = Judge(one.ruleset, one.host, None if tally is None else (lambda packet, outcome: tally.add(outcome)))
-    return judge.compare(one.packets, one.kernel, most), judge
+    told = None if tally is None else (lambda _, outcome: tally.add(outcome))
+    judge = Judge(one.ruleset, one.space.host_of, told)
+    return judge.compare(one.packets, one.kernel, one.ends, most), judge
 
 
 def _as_sent(packet: Packet, seen: Seen) -> Packet:

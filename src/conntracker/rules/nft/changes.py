@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from conntracker.rules.fields import width_of
@@ -37,14 +38,30 @@ def assignment(statement: dict[str, Any], known: Known) -> list[Part]:
         return [*target.needs, Assign(target.field, number(value, target.kind) << target.shift, mask)]
     except Unreadable:
         pass
+    reading = tuple(dict.fromkeys(_read_needs(value)))
     source = _source(value, known) if target.field in _MARKS else None
     if source is None or source.right:
-        return [*target.needs, Assign(target.field, None, mask)]
+        return [*reading, *target.needs, Assign(target.field, None, mask)]
     kept = mask if source.mask is None else source.mask
     if source.selector.field == target.field:
-        return [Assign(target.field, source.xor, mask & ~kept)]
-    read: list[Part] = [tracked()] if source.selector.field == "ct_mark" else []
-    return [*read, Assign(target.field, source.xor, mask, source.selector.field, kept)]
+        return [*reading, Assign(target.field, source.xor, mask & ~kept)]
+    return [*reading, Assign(target.field, source.xor, mask, source.selector.field, kept)]
+
+
+def _read_needs(value: Any) -> Iterator[In]:
+    """What a packet must be for a value to be read from it: without, the rule ends (NFT_BREAK of nft_ct.c and others).
+
+    What a map asks of its key, is a match of its own.
+    """
+    if isinstance(value, list):
+        for one in value:
+            yield from _read_needs(one)
+    elif isinstance(value, dict) and "map" not in value:
+        if isinstance(found := value.get("ct"), dict) and found.get("key") != "state":
+            yield tracked()
+        elif "payload" in value:
+            yield from needs_of(value)
+        yield from _read_needs(list(value.values()))
 
 
 def target_of(key: Any) -> str:

@@ -30,6 +30,7 @@ _Key = tuple[str, str]  # family, table
 
 @dataclass(slots=True)
 class _Table:
+    flags: object = None
     chains: dict[str, _Object] = field(default_factory=dict)
     rules: dict[str, list[_Object]] = field(default_factory=dict)
     sets: list[tuple[str, _Object]] = field(default_factory=list)
@@ -85,7 +86,8 @@ def _tables(objects: Iterable[Any], source: str | None) -> dict[_Key, _Table]:
         if kind in {"add", "insert", "create"} and isinstance(inner, dict) and len(inner) == 1:  # `nft -e -j`
             (kind, inner), *_ = inner.items()
         if kind == "table":
-            tables.setdefault((_word(inner, "family", source), _word(inner, "name", source)), _Table())
+            place = _word(inner, "family", source), _word(inner, "name", source)
+            tables.setdefault(place, _Table()).flags = inner.get("flags")
             continue
         if kind not in {"chain", "rule", "set", "map", "meter", *OBJECTS}:
             continue
@@ -121,6 +123,17 @@ class _TableReader:
         })  # fmt: skip
         self.inner: list[KnownChain] = []
         self.notes: list[str] = []
+        self.is_dormant = self._is_dormant(listed)
+
+    def _is_dormant(self, listed: Listing) -> bool:
+        """libnftables 1.0.6 writes some letter in place of a table's flags."""
+        flags = self.table.flags if isinstance(self.table.flags, list) else [self.table.flags]
+        if "dormant" in flags or (self.family, self.name) in listed.dormant:
+            self.notes.append(f"table {self.family} {self.name} is dormant: no packet comes to its chains")
+            return True
+        if not (listed.rules or listed.dormant) and not set(flags) <= {None, "owner", "persist"}:
+            self.notes.append(f"table {self.family} {self.name} may be dormant: its JSON garbles the flags it has")
+        return False
 
     def named_sets(self) -> list[NamedSet]:
         objects = [
@@ -148,7 +161,7 @@ class _TableReader:
     def chain(self, name: str) -> KnownChain:
         inner = self.table.chains[name]
         hook = inner.get("hook")
-        hook = hook if isinstance(hook, str) and hook in HOOKS else None
+        hook = hook if isinstance(hook, str) and hook in HOOKS and not self.is_dormant else None
         priority = inner.get("prio")
         priority = priority if isinstance(priority, int) and hook else None
         rules, meanings = [], []

@@ -1,11 +1,11 @@
-"""What only the text of a listing tells, by place: texts of rules, the flag `dynamic` of sets, devices of chains."""
+"""What only the text of a listing tells, by place: texts of rules, flags of tables and sets, devices of chains."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
 
-from conntracker.rules.nft_listing import listed_chains
+from conntracker.rules.nft_listing import dormant_tables, listed_chains
 
 __all__ = ["Listing"]
 
@@ -21,16 +21,18 @@ class Listing:
     rules       (family, table, chain, handle) -> text
     set_flags   (family, table, set) -> its flags
     devices     (family, table, chain) -> names, comma separated
+    dormant     (family, table) of the tables that are asleep
     """
 
     rules: dict[tuple[str, str, str, int | None], str] = field(default_factory=dict)
     set_flags: dict[tuple[str, str, str], tuple[str, ...]] = field(default_factory=dict)
     devices: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    dormant: frozenset[tuple[str, str]] = frozenset()
 
     @classmethod
     def parse(cls, text: str) -> Listing:
         """Never raises: what is not found is not known."""
-        made = cls()
+        made = cls(dormant=dormant_tables(text))
         for chain in listed_chains(text):
             if chain.device is not None:
                 made.devices[chain.family, chain.table, chain.name] = chain.device

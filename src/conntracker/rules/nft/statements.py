@@ -23,9 +23,6 @@ __all__ = ["Place", "meaning_of"]
 
 _NATS = {"snat", "dnat", "masquerade", "redirect"}
 
-# linux/netfilter_ipv4.h: NF_IP_PRI_CONNTRACK. What notrack comes too late for.
-_CONNTRACK_PRIORITY = -200
-
 # Statements that only do something, as far as rules see (net/netfilter/nft_*.c: none of them ends the rule).
 _EFFECTS = {"log", "counter", "last", "dup", "flow", "ct helper", "ct timeout", "secmark", "reset"}
 
@@ -210,8 +207,8 @@ class _Reader:
         self.atom(name, statement_text({name: inner}), False)
 
     def notrack(self, name: str, _: Any) -> None:
-        late = self.place.priority is not None and self.place.priority > _CONNTRACK_PRIORITY
-        self.parts.append(Effect(name, name) if late else Assign("ct_state", 4, 7))
+        # Behind connection tracking too, for packets that it found invalid (nft_notrack_eval, net/netfilter/nft_ct.c).
+        self.parts.append(Assign("ct_state", 4, 7))
 
     def mangle(self, name: str, inner: Any) -> None:
         inner = inner if isinstance(inner, dict) else {}

@@ -12,16 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from conntracker.rules.fields import CT_STATES, FIELDS, NAMES, ROUTE_TYPES, width_of
-from conntracker.rules.intervals import Intervals, normal, single
+from conntracker.rules.intervals import Intervals, normal, single, union
 from conntracker.rules.packets import NEXT_HEADERS, UNTRACKED_ICMPV6
 from conntracker.rules.solve.circuit import FALSE, TRUE, Circuit, Vector
 from conntracker.rules.solve.names import Interfaces
 from conntracker.rules.terms import Atom
 
-__all__ = ["SOMETIMES", "Domain", "Values", "Witness"]
+__all__ = ["CONNTRACK_FIELDS", "SOMETIMES", "STATE", "Domain", "Values", "Witness"]
 
-# A packet's fields where it stands: after a rule has changed one, it is another vector.
+# A packet's fields where it stands: after a rule has changed one, it is another vector. Beside the fields there are
+# `socket`, whether it has one, and `zone`, whether connection tracking was told to look for its flow elsewhere.
 Values = Mapping[str, Vector]
+
+# What a packet has of its flow.
+CONNTRACK_FIELDS = ("ct_state", "ct_status", "ct_direction", "ct_mark")
 
 # Fields that some packets lack for reasons that are no other field's; user and group go together.
 SOMETIMES = {"mac": "mac", "skuid": "socket", "skgid": "socket"}
@@ -32,6 +36,8 @@ _ICMP = normal([(1, 1), (58, 58)])
 _MULTICAST = {4: normal([(0xE0000000, 0xEFFFFFFF)]), 6: normal([(0xFF << 120, (1 << 128) - 1)])}
 _SRC_NAT, _DST_NAT = 1 << 4, 1 << 5  # IPS_SRC_NAT, IPS_DST_NAT
 _SEEN_REPLY = 1 << 1
+_LOOPBACK = {4: normal([(127 << 24, (128 << 24) - 1)]), 6: single(1)}
+_ROUTING = ("mark", "tos", "saddr", "daddr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ class Domain:
     ) -> None:
         self.version, self.interfaces = version, interfaces
         self.circuit = circuit = Circuit()
-        self._local = None if local is None else local.get(version, ())
+        self._local = None if local is None else union(local.get(version, ()), _LOOPBACK[version])
         self.has: dict[str, int] = {name: circuit.new() for name in ("mac", "socket")}
         self.start: dict[str, Vector] = {
             name: circuit.constant(version, 3) if name == "family" else circuit.number(width_of(name, version))
@@ -77,12 +83,18 @@ class Domain:
         }
         for name in NAMES:
             self.start[name] = circuit.number(interfaces.width)
+        self.start["socket"] = circuit.vector((self.has["socket"],))
+        self.start["zone"] = circuit.constant(0, 1)
         self.choosers = one, other = circuit.new(), circuit.new()  # forward, output; neither is input
         self.ways = {"input": circuit.both(-one, -other), "forward": circuit.both(one, -other), "output": other}
         self.always: list[int] = [circuit.either(-one, -other)]
-        # NAT of a flow that was given to it by an earlier packet.
+        # NAT of a flow that was given to it by an earlier packet; whether there was one, be it that no NAT was given.
         self.translated = {"dst": circuit.new(), "src": circuit.new()}
+        self.later = circuit.new()
+        self.handed: list[int] = []  # by queue, whether a program lets a packet go on, and whether it changes its mark
+        self._routes: list[tuple[tuple[Vector, ...], Vector]] = []
         self._free: dict[object, Vector] = {}
+        self._nat: dict[str, dict[tuple[Vector, Vector], None]] = {}
         if way is not None:
             self.always.append(self.ways[way])
         self._certain()
@@ -93,10 +105,13 @@ class Domain:
 
     def present(self, values: Values, field: str) -> int:
         """Whether the packet has such a field."""
-        literals = [self.has[SOMETIMES[field]]] if field in SOMETIMES else []
+        literals = [self._sometimes(values, SOMETIMES[field])] if field in SOMETIMES else []
         if field in FIELDS:
             literals += [self.within(values, other, numbers) for other, numbers in FIELDS[field].requires]
         return self.circuit.every(literals)
+
+    def _sometimes(self, values: Values, what: str) -> int:
+        return values["socket"].bits[0] if what == "socket" else self.has[what]
 
     def free(self, key: object, width: int) -> Vector:
         """A number of which nothing is known; the same for the same key."""
@@ -122,6 +137,51 @@ class Domain:
         if fresh:
             self._address_type(number, address)
         return number
+
+    def route(self, values: Values) -> Vector:
+        """The interface that routing chooses anew: any there is, and for equal packets the same."""
+        key = tuple(values[name] for name in _ROUTING)
+        found = next((chosen for before, chosen in self._routes if before == key), None)
+        if found is None:
+            found = self.bounded(("route", key), self.interfaces.width, 1, len(self.interfaces.names) - 1)
+            for before, chosen in self._routes:
+                unequal = [self.circuit.unequal(a, b) for a, b in zip(key, before, strict=True)]
+                self.always.append(self.circuit.some([*unequal, -self.circuit.unequal(found, chosen)]))
+            self._routes.append((key, found))
+        return found
+
+    def elsewhere(self, hook: str) -> dict[str, Vector]:
+        """What connection tracking may find in another zone, at a hook."""
+        fresh = ("zone", hook, "ct_state") not in self._free
+        found = {name: self.free(("zone", hook, name), FIELDS[name].width) for name in CONNTRACK_FIELDS}
+        if fresh:
+            self.always.append(self.circuit.within(found["ct_state"], ((0, len(CT_STATES) - 1),)))
+            self._first_of_flow(found)
+        return found
+
+    def given_by_nat(self, field: str, old: Vector, new: Vector) -> None:
+        """Remembers what NAT makes of an address or a port."""
+        self._nat.setdefault(field, {})[old, new] = None
+
+    def had(self) -> dict[str, Vector]:
+        """By field, what packets get of flows that were translated before; of the directions that have NAT."""
+        found = {}
+        for which, address, port in (("dst", "daddr", "dport"), ("src", "saddr", "sport")):
+            for field, key in ((address, ("translated", which)), (port, ("translated port", which))):
+                if key in self._free:
+                    found[field] = self._free[key]
+        return found
+
+    def telling(self) -> list[int]:
+        """Literals that hold where what NAT is free to choose is nothing that the packet had, or other NAT gives."""
+        free, literals = set(self._free.values()), []
+        for pairs in self._nat.values():
+            results = dict.fromkeys(new for _, new in pairs)
+            for old, new in pairs:
+                if new in free:
+                    others = [old, *(other for other in results if other != new)]
+                    literals += [self.circuit.unequal(new, other) for other in others]
+        return [one for one in dict.fromkeys(literals) if one != TRUE]
 
     # --- what is certain ---
 
@@ -156,18 +216,20 @@ class Domain:
     def _conntrack(self) -> None:
         """A packet in state new is of the original direction, of a flow that no reply was seen of."""
         circuit, values = self.circuit, self.start
-        new = self.within(values, "ct_state", STATE["new"])
+        self._first_of_flow(values)
         reply = values["ct_direction"].bits[0]
-        self._imply(new, -reply)
-        self._imply(new, -self._status(_SEEN_REPLY))
         tracked = self.within(values, "ct_state", _TRACKED)
         for which, one, other in (("dst", _DST_NAT, _SRC_NAT), ("src", _SRC_NAT, _DST_NAT)):
-            self._imply(self.translated[which], tracked)
+            self._imply(self.translated[which], circuit.both(tracked, self.later))
             self._imply(self.translated[which], circuit.choose(reply, self._status(other), self._status(one)))
 
+    def _first_of_flow(self, values: Values) -> None:
+        new = self.within(values, "ct_state", STATE["new"])
+        self._imply(new, -values["ct_direction"].bits[0])
+        self._imply(new, -_bit(values["ct_status"], _SEEN_REPLY))
+
     def _status(self, bit: int) -> int:
-        bits = self.start["ct_status"].bits
-        return bits[len(bits) - bit.bit_length()]
+        return _bit(self.start["ct_status"], bit)
 
     def _address_type(self, number: Vector, address: Vector) -> None:
         """What inet_addr_type and its kin say of addresses that are the same on every host."""
@@ -194,7 +256,7 @@ class Domain:
         ]
         unicast = {4: ((0x01000000, 0xDFFFFFFF),), 6: ((0x2000 << 112, (0x4000 << 112) - 1),)}[self.version]
         output, not_lo = self.ways["output"], normal([(0, 0), (2, 1 << 16)])
-        quiet = [-self.translated["dst"], -self.translated["src"]]
+        quiet = [-self.translated["dst"], -self.translated["src"], -self.later, *(-literal for literal in self.handed)]
         wanted = [*quiet, within(values, "fragment", single(0))]
         if self.version == 6:
             wanted.append(-circuit.unequal(values["nexthdr"], values["protocol"]))
@@ -224,6 +286,7 @@ class Domain:
         numbers = {
             name: sum(1 << i for i, bit in enumerate(reversed(vector.bits)) if true(bit))
             for name, vector in self.start.items()
+            if name in FIELDS or name in NAMES
         }
         packet: dict[str, int | str | None] = {}
         for name, number in numbers.items():
@@ -231,11 +294,17 @@ class Domain:
                 packet[name] = self.interfaces.names[number]
             else:
                 packet[name] = number if true(self.present(self.start, name)) else None
-        if packet["ct_state"] in {2, 3} and any(true(literal) for literal in self.translated.values()):
+        if packet["ct_state"] in {2, 3} and true(self.later):
             packet["first"] = 0
         assumed = [(atom.text, true(literal)) for atom, literal in atoms]
         outcomes = tuple(((atom.text, atom.occurrence), true(literal)) for atom, literal in atoms)
         for which, literal in self.translated.items():
             if true(literal):
                 assumed.append((f"the flow's {which} address was translated before", True))
+        if any(true(literal) for literal in self.handed):
+            assumed.append(("a program lets the queued packet go on", True))
         return Witness(self.version, way, packet, tuple(assumed), outcomes)
+
+
+def _bit(number: Vector, bit: int) -> int:
+    return number.bits[len(number.bits) - bit.bit_length()]

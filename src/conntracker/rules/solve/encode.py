@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from conntracker.rules.fields import FIELDS
+from conntracker.rules.intervals import single
 from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset, namespace_of
 from conntracker.rules.solve.circuit import FALSE, TRUE, Vector
 from conntracker.rules.solve.domain import Domain, Values
@@ -207,9 +208,10 @@ class Encoder:
             changed[kind] = domain.address_type(kind, changed[address])
         if nat.ports is not None:
             changed[port] = domain.bounded(("port", *key), 16, *nat.ports)
-        differs = circuit.some(
-            [circuit.unequal(values[name], changed[name]) for name in (address, port) if name in changed]
-        )
+        given = [name for name in (address, port) if name in changed]
+        differs = circuit.some([circuit.unequal(values[name], changed[name]) for name in given])
+        for name in given:
+            domain.given_by_nat(name, values[name], changed[name])
         bits = list(values["ct_status"].bits)
         which = len(bits) - (1 << (5 if to else 4)).bit_length()
         bits[which] = circuit.either(bits[which], differs)
@@ -309,7 +311,10 @@ class _Making:
 
     def _assign(self, part: Assign, holding: int) -> None:
         if part.field == "ct_state" and not self.encoder.untracked:
-            return  # `notrack` behind connection tracking does nothing
+            if part.value is None:
+                return
+            # `notrack` behind connection tracking does something only where that found no flow.
+            holding = self.circuit.both(holding, self.circuit.within(self.values["ct_state"], single(0)))
         new = self.encoder.assigned(part, self.values)
         self.values[part.field] = self.circuit.mux(holding, new, self.values[part.field])
 

@@ -27,7 +27,10 @@ def named_parts(parts: Iterable[Part]) -> Iterator[Named]:
 
 
 class Interfaces:
-    """Names by number: 0 is none, 1 is lo; one name for each set of names that all patterns treat alike."""
+    """Names by number: 0 is none, 1 is lo; one name for each set of names that all patterns treat alike.
+
+    labels   for people: `eth*` and `any other`, where a name stands for more than itself
+    """
 
     def __init__(self, rulesets: Iterable[Ruleset]) -> None:
         patterns = {
@@ -41,11 +44,14 @@ class Interfaces:
         exact = sorted({one for one in patterns if not one.endswith("*")} - {"", "lo"})
         prefixes = sorted({one[:-1] for one in patterns if one.endswith("*")})
         names = ["", "lo", *exact]
-        for prefix in ("", *prefixes):
+        labels = ["none", "lo", *exact]
+        for prefix in dict.fromkeys(("", *prefixes)):
             name = _fresh(prefix, prefixes, set(names))
             if name is not None:
+                behind = any(one != prefix and one.startswith(prefix) for one in (*exact, *prefixes))
+                labels.append("any other" if not prefix else f"{'other ' if behind else ''}{prefix}*")
                 names.append(name)
-        self.names = tuple(names)
+        self.names, self.labels = tuple(names), tuple(labels)
         self.width = max(1, (len(names) - 1).bit_length())
         self._found: dict[tuple[str, ...], Intervals] = {}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from conntracker.rules.fields import FIELDS, NAMES, width_of
+from conntracker.rules.fields import CT_STATES, FIELDS, NAMES, width_of
 from conntracker.rules.intervals import Intervals, normal, single, union
 from conntracker.rules.ruleset import Ruleset
 from conntracker.rules.solve.circuit import FALSE, TRUE
@@ -27,6 +27,8 @@ _DROPPED_FIRST = (
     "oif", "iif", "saddr", "daddr", "icmp_type", "dport", "protocol",
 )  # fmt: skip
 _MOST_CUTS = 400  # counterexamples while one field is widened
+_MOST_POINTS = 3  # packets told alone, where nothing wider can be proven, of one sort
+_GIVEN = " given"  # behind the name of a field: what it becomes by the NAT that the packet's flow was given before
 
 _FEW = 16  # intervals of which each is tried, whether any packet of the box has it
 
@@ -47,8 +49,8 @@ class Change:
     """A set of packets that end otherwise than before.
 
     kind      newly accepted, newly dropped, newly rejected, otherwise refused, or otherwise changed (NAT, marks)
-    box       by field, its values: intervals, bits, names of interfaces (one stands for all that no rule names), None
-              for packets that lack the field; other fields don't matter
+    box       by field (`daddr given`: what the flow's NAT makes of it), its values: intervals, bits, names of interfaces
+              (Interfaces.labels), None for packets that lack the field; other fields don't matter
     atoms     (text, outcome) of matches that must be so
     witness   one of the packets
     """
@@ -86,6 +88,7 @@ def difference(old: Ruleset, new: Ruleset, local: Local = None, *, limit: int = 
                     more = True
                     break
                 changes.append(change)
+            more = more or search.more
     return Differences(tuple(_merged(changes)), more)
 
 
@@ -116,46 +119,67 @@ class _Search:
         self.asked, self.domain, self.session = asked, asked.domain, asked.session
         self.circuit = asked.domain.circuit
         self.cuts = _cuts(rulesets, asked.version)
-        self.quiet = [-literal for literal in self.domain.translated.values()]
+        self.vectors = dict(self.domain.start)
+        self.given = {f"{name}{_GIVEN}": vector for name, vector in self.domain.had().items()}
+        self.vectors |= self.given
+        self.cuts |= {name: self.cuts.get(_plain(name), set()) for name in self.given}
+        self.fields = (*_DROPPED_FIRST[:-5], *self.given, *_DROPPED_FIRST[-5:])
+        self.more = False  # whether there are packets that were not told
 
     def changes(self) -> Iterator[Change]:
         """Each set of packets that is found; together they are all packets that end differently."""
         one, other = self.asked.ways
         kinds = outcomes(self.asked.ways)
-        for before in kinds:
-            for after in kinds:
-                if before == after == "accept":
-                    differs = changed_fields(self.circuit, one, other)
-                elif before != after:
-                    differs = self.circuit.both(one.ended.get(before, FALSE), other.ended.get(after, FALSE))
-                else:
-                    continue
-                if differs == FALSE or not self.session.ask(differs):
-                    continue
-                for way, literal in self.domain.ways.items():
-                    for quiet in (self.quiet, []):
-                        yield from self._of(before, after, way, differs, [literal, *quiet])
+        pairs = [(before, after) for before in kinds for after in kinds if before != after]
+        for before, after in (*pairs, ("accept", "accept")):
+            if before == after:
+                differs = changed_fields(self.circuit, one, other)
+            else:
+                differs = self.circuit.both(one.ended.get(before, FALSE), other.ended.get(after, FALSE))
+            if differs == FALSE or not self.session.ask(differs):
+                continue
+            told = self.circuit.new()  # what was told is put aside for packets that end like this only
+            for way, literal in self.domain.ways.items():
+                for more in self._sorts():
+                    yield from self._of(before, after, way, differs, [told, literal, *more])
+
+    def _sorts(self) -> Iterator[list[int]]:
+        """Packets of flows that have no NAT first, then those whose flow was given one; where NAT is free to choose,
+        those for which it chooses something that tells first.
+        """
+        one, other = self.domain.translated.values()
+        telling = self.domain.telling()
+        for flow in ([-one, -other], [one, -other], [-one, other], [one, other]):
+            if telling:
+                yield [*flow, *telling]
+            yield flow
 
     def _of(self, before: str, after: str, way: str, differs: int, held: list[int]) -> Iterator[Change]:
-        while (found := witness(self.asked, (differs, *held))) is not None:
+        points = 0
+        while self.session.ask(differs, *held) and (found := witness(self.asked, (differs, *held))) is not None:
             box = self._point(found)
             if self.session.ask(*held, *box.literals.values(), -differs):
-                held_box = box  # what NAT or an earlier packet did decides it: the packet alone stands for it
+                points += 1  # what NAT chooses decides it: the packet alone stands for it
             else:
                 self._dropped(box, held, differs)
                 for field in list(box.values):
                     self._widened(box, field, held, differs)
-                held_box = box
-            self.session.imply([-literal for literal in (*held_box.literals.values(), *held)])
+            self.session.imply([-literal for literal in (*box.literals.values(), *held)])
             yield Change(
-                kind_of(before, after), before, after, self.domain.version, way, self._shown(held_box),
-                tuple(held_box.atoms.values()), found,
+                kind_of(before, after), before, after, self.domain.version, way, self._shown(box),
+                tuple(box.atoms.values()), found,
             )  # fmt: skip
+            if points == _MOST_POINTS:
+                self.more = self.more or self.session.ask(differs, *held)
+                return
 
     def _point(self, found: Witness) -> _Box:
         """The packet alone."""
         box = _Box({}, {}, {})
         true = evaluation(self.circuit, self.session.model())
+        for field, vector in self.given.items():
+            number = sum(1 << i for i, bit in enumerate(reversed(vector.bits)) if true(bit))
+            box.values[field], box.literals[field] = single(number), self._literal(field, single(number))
         for field in _DROPPED_FIRST:
             value = found.packet[field]
             if field in SOMETIMES and value is None:
@@ -176,7 +200,10 @@ class _Search:
 
     def _literal(self, field: str, values: Intervals) -> int:
         domain = self.domain
-        return self.circuit.both(domain.present(domain.start, field), domain.within(domain.start, field, values))
+        return self.circuit.both(self._has(field), domain.within(self.vectors, field, values))
+
+    def _has(self, field: str) -> int:
+        return TRUE if field in self.given else self.domain.present(self.domain.start, field)
 
     def _dropped(self, box: _Box, held: list[int], differs: int) -> None:
         """Leaves out what doesn't matter: outcomes of atoms by the solver's proof, then all one by one."""
@@ -184,7 +211,7 @@ class _Search:
         for key in list(box.atoms):
             if box.literals[key] not in core:
                 _forget(box, key)
-        fields = [field for field in _DROPPED_FIRST if field in box.values]
+        fields = [field for field in self.fields if field in box.values]
         for key in sorted([*box.atoms, *fields], key=lambda one: box.values.get(one, ()) is not None):
             rest = [literal for other, literal in box.literals.items() if other != key]
             if not self.session.ask(*held, *rest, -differs):
@@ -208,7 +235,7 @@ class _Search:
                 box.values[field], box.literals[field] = wide, self._literal(field, wide)
                 return
             true = evaluation(self.circuit, self.session.model())
-            bits = self.domain.start[field].bits
+            bits = self.vectors[field].bits
             number = sum(1 << i for i, bit in enumerate(reversed(bits)) if true(bit))
             kept = [part for part in parts if not part[0] <= number <= part[1]]
             if not any(low <= values[0][0] <= high for low, high in kept):
@@ -222,10 +249,10 @@ class _Search:
         """Values that no interval around tells from others: the fewest bits of the value that matter."""
         if field in NAMES:
             return
-        bits = self.domain.start[field].bits
+        bits = self.vectors[field].bits
         width = len(bits)
         kept = {width - 1 - i: bit if value >> (width - 1 - i) & 1 else -bit for i, bit in enumerate(bits)}
-        has = self.domain.present(self.domain.start, field)
+        has = self._has(field)
         for number in range(width - 1, -1, -1):
             fewer = [literal for other, literal in kept.items() if other != number]
             if not self.session.ask(*others, has, *fewer):
@@ -241,7 +268,7 @@ class _Search:
         """The intervals of a field between which no rule tells; of interfaces one, if the packet has one."""
         if field in NAMES:
             return [(i, i) for i in range(len(self.domain.interfaces.names)) if (i > 0) == (found > 0)]
-        top = (1 << width_of(field, self.domain.version)) - 1
+        top = (1 << width_of(_plain(field), self.domain.version)) - 1
         starts = sorted({0, *(cut for cut in self.cuts.get(field, ()) if 0 <= cut <= top)})
         return [(low, high - 1) for low, high in zip(starts, [*starts[1:], top + 1], strict=True)]
 
@@ -249,11 +276,15 @@ class _Search:
         shown: dict[str, Values] = {}
         for field, values in box.values.items():
             if field in NAMES and isinstance(values, tuple):
-                names = self.domain.interfaces.names
+                names = self.domain.interfaces.labels
                 shown[field] = tuple(names[i] for low, high in values for i in range(low, high + 1))
             else:
                 shown[field] = values
         return shown
+
+
+def _plain(field: str) -> str:
+    return field.removesuffix(_GIVEN)
 
 
 def _forget(box: _Box, key: str) -> None:
@@ -264,7 +295,7 @@ def _forget(box: _Box, key: str) -> None:
 
 def _cuts(rulesets: Iterable[Ruleset], version: int) -> dict[str, set[int]]:
     """By field, where values begin that some rule tells from the one before."""
-    cuts: dict[str, set[int]] = {}
+    cuts: dict[str, set[int]] = {"ct_state": set(range(len(CT_STATES) + 1))}
     for ruleset in rulesets:
         for known in ruleset.chains:
             for meaning in known.meanings:
@@ -294,7 +325,9 @@ def _cut(part: Part, cuts: dict[str, set[int]], version: int) -> None:
         for case, _ in part.cases:
             _cut(case, cuts, version)
     elif isinstance(part, Assign) and part.value is not None:
-        _cut(In(part.field, single(part.value & part.mask), None if _whole(part, version) else part.mask), cuts, version)
+        _cut(
+            In(part.field, single(part.value & part.mask), None if _whole(part, version) else part.mask), cuts, version
+        )
     elif isinstance(part, Nat) and part.addresses is not None:
         for name in ("saddr", "daddr"):
             cuts.setdefault(name, set()).update((part.addresses[0], part.addresses[1] + 1))
