@@ -1,8 +1,8 @@
-"""The decider for columns against the plain walk: `python bench/decide.py agree N [FILE ...]`.
+"""The decider for columns against the plain walk: `python bench/decide.py agree N [FILE ...] [--random R]`.
 
-Files are of iptables-save, or .json of nft; without any, smaller ones of bench/rulesets_scale.py. For each ruleset and
-way, packets sit on the borders of what its rules ask. Verdicts must be the same, and so must be what decided where
-only one thing can have.
+Files (or folders of them) are rulesets in any syntax; R are made at random in each of the three. For each ruleset, way
+and IP version, packets sit at the borders of what rules ask; some fields are not known, some packets are not the first
+of their flow, hosts have routes or not. Verdicts and what decided must be the same.
 """
 
 from __future__ import annotations
@@ -12,25 +12,39 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from common import Claim, judge, table
-from conntracker.rules.decide import VERDICTS, Column, Decider, Decisions
+from conntracker.cli.rulefiles import load_file
+from conntracker.lab.trials.generate import KINDS, random_ruleset
+from conntracker.rules.decide import VERDICTS, Decider
 from conntracker.rules.errors import RuleSyntaxError
-from conntracker.rules.fields import FIELDS, NAMES, width_of
-from conntracker.rules.passage import PASSAGE_TESTS
-from conntracker.rules.programs import Programs
 from conntracker.rules.ruleset import Ruleset
-from conntracker.rules.walk import Answer, Course, walk
+from conntracker.rules.walk import Course, walk
+from conntracker.sources.translate import translate
+from decide_near import Judge, Near, as_columns, reasons, told
 from rules import parse
 from rulesets_scale import SHAPES, flat_list, iptables_dump
 
 WAYS = ("input", "forward", "output")
-_PROTOCOLS = (6, 6, 6, 17, 17, 1, 58, 132, 47)
-_BATCH = 2000
+_BATCH = 400
+_SHOWN = 3
+_UNREADABLE = {".md", ".py"}
+
+
+@dataclass(slots=True)
+class Result:
+    """Counts of packets: all, undecided, those the walk gave up on, decided differently, of other reasons."""
+
+    name: str
+    packets: int = 0
+    undecided: int = 0
+    left: int = 0
+    different: int = 0
+    reasons: int = 0
+    seconds: float = 0.0
 
 
 def main() -> int:
@@ -39,120 +53,118 @@ def main() -> int:
     options.add_argument("mode", choices=("agree",))
     options.add_argument("packets", type=int, help="in all")
     options.add_argument("files", type=Path, nargs="*")
+    options.add_argument("--random", type=int, default=0, help="rulesets of each syntax")
+    options.add_argument("--processes", type=int, default=1)
     options.add_argument("--seed", type=int, default=1)
     arguments = options.parse_args()
-    rulesets = dict(read(arguments.files) if arguments.files else made())
-    pick = random.Random(arguments.seed)  # noqa: S311
-    rows, differing = [], 0
-    each = -(-arguments.packets // max(len(rulesets), 1))
-    for name, ruleset in rulesets.items():
-        start = time.perf_counter()
-        packets, undecided, different = compare(name, ruleset, each, pick)
-        differing += different
-        rows.append((name, f"{packets:,}", f"{undecided:,}", f"{different:,}", f"{time.perf_counter() - start:.1f}"))
-    table(("ruleset", "packets", "undecided", "differ", "seconds"), rows)
+    names = [str(file) for file in files_of(arguments.files)]
+    names += [f"random {kind} {number}" for number in range(arguments.random) for kind in KINDS]
+    names = names or [f"made {name}" for name in made()]
+    each = -(-arguments.packets // len(names))
+    results = []
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        waiting = [pool.submit(compare, name, each, arguments.seed) for name in names]
+        for done in as_completed(waiting):
+            results.append(done.result())
+            if len(results) % 20 == 0:
+                print(f"{len(results)} of {len(names)} rulesets", flush=True)
+    show(results)
+    differing, reasoned = sum(one.different for one in results), sum(one.reasons for one in results)
+    print(f"{reasoned:,} of {sum(one.undecided for one in results):,} undecided packets hang on other questions")
     return judge([Claim("packets that the two decide differently", differing, 0)])
 
 
-def read(files: list[Path]) -> Iterator[tuple[str, Ruleset]]:
-    """Rulesets by name, of those files that can be read."""
-    for file in files:
-        try:
-            yield str(file), parse(file.name, file.read_text(errors="surrogateescape"))
-        except RuleSyntaxError as error:
-            print(f"{file}: {error}", file=sys.stderr)
+def show(results: list[Result]) -> None:
+    """A line for each file, one for all random rulesets of a syntax."""
+    groups: dict[str, Result] = {}
+    for one in results:
+        group = groups.setdefault(one.name.rstrip("0123456789 "), Result(one.name))
+        for field in ("packets", "undecided", "left", "different", "reasons", "seconds"):
+            setattr(group, field, getattr(group, field) + getattr(one, field))
+    groups["all"] = Result("all")
+    for one in results:
+        for field in ("packets", "undecided", "left", "different", "reasons", "seconds"):
+            setattr(groups["all"], field, getattr(groups["all"], field) + getattr(one, field))
+    rows = [
+        (name, f"{one.packets:,}", f"{one.undecided:,}", f"{one.left:,}", f"{one.different:,}", f"{one.seconds:.0f}")
+        for name, one in groups.items()
+    ]
+    table(("ruleset", "packets", "undecided", "left out", "differ", "seconds"), rows)
 
 
-def made() -> Iterator[tuple[str, Ruleset]]:
+def files_of(paths: list[Path]) -> Iterator[Path]:
+    """Files, and all that are in folders."""
+    for path in paths:
+        found = sorted(path.rglob("*")) if path.is_dir() else [path]
+        yield from (one for one in found if one.is_file() and one.suffix not in _UNREADABLE)
+
+
+def made() -> dict[str, Ruleset]:
     """Rulesets of the generators, small enough for the walk."""
-    yield "dump", parse("dump", iptables_dump(600, chains=20))
-    for shape in SHAPES:
-        yield shape, parse(shape, flat_list(300, shape)[0])
+    shapes = {shape: parse(shape, flat_list(300, shape)[0]) for shape in SHAPES}
+    return {"dump": parse("dump", iptables_dump(600, chains=20)), **shapes}
 
 
-def compare(name: str, ruleset: Ruleset, count: int, pick: random.Random) -> tuple[int, int, int]:
-    """(packets, those that are undecided, those that are decided differently)."""
-    packets = undecided = different = 0
-    turns = [(version, way) for version in ruleset.families() for way in WAYS]
-    deciders = {way: Decider(ruleset, way) for way in WAYS}
-    while packets < count:
-        for version, way in turns:
-            batch = choose(ruleset, version, min(_BATCH, -(-count // len(turns))), pick)
-            decisions = deciders[way].decide(as_columns(batch))
-            course = Course(ruleset, version)
-            for row, packet in enumerate(batch):
-                answer = walk(course, packet, way)
-                undecided += answer.verdict == VERDICTS[-1]
-                if answer.whole and not same(decisions, row, answer):
-                    different += 1
-                    if different <= 3:
-                        print(f"{name} {way}: {packet}\n  {answer.verdict}, not {told(decisions, row)}")
-            packets += len(batch)
-    return packets, undecided, different
+def load(name: str) -> Ruleset | None:
+    """The ruleset of a name; None if it cannot be read."""
+    source, _, rest = name.partition(" ")
+    try:
+        if source == "made":
+            return made()[rest]
+        if source == "random":
+            kind, number = rest.split()
+            return _random(kind, int(number))
+        return load_file(name)
+    except (RuleSyntaxError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return None
 
 
-def told(decisions: Decisions, row: int) -> tuple[str, object]:
-    """(verdict, what decided) of a row."""
-    rule, policy = int(decisions.rule[row]), int(decisions.policy[row])
-    by = decisions.rules[rule] if rule >= 0 else decisions.chains[policy].chain.name if policy >= 0 else None
-    return VERDICTS[decisions.verdict[row]], by
+def _random(kind: str, seed: int) -> Ruleset:
+    from conntracker.rules.iptables import parse_save
+    from conntracker.rules.nft import parse_json
+
+    text = random_ruleset(seed, kind)
+    if kind == "nft":
+        document, listing = translate(text, kind)
+        return parse_json(document, listing=listing)
+    return Ruleset(parse_save(text, family={"iptables": "ip", "ip6tables": "ip6"}[kind]))
 
 
-def same(decisions: Decisions, row: int, answer: Answer) -> bool:
-    """Whether the walk says the same."""
-    verdict, by = told(decisions, row)
-    if verdict != answer.verdict or len(answer.outcomes) > 1:
-        return verdict == answer.verdict
-    step = answer.outcomes[0].path.deciding
-    return by == (None if step is None else step.chain if step.rule is None else step.rule)
+def compare(name: str, count: int, seed: int) -> Result:
+    """Of `count` packets."""
+    result, start = Result(name), time.perf_counter()
+    ruleset = load(name)
+    if ruleset is None:
+        return result
+    draw = random.Random(f"{seed} {name}")  # noqa: S311 - nothing secret hangs on it
+    versions = ruleset.families()
+    near = {version: Near(ruleset, version, draw) for version in versions}
+    turns = [(version, way) for version in versions for way in WAYS]
+    while result.packets < count:
+        version, way = turns[draw.randrange(len(turns))]
+        _batch(result, ruleset, near[version], way, min(_BATCH, count - result.packets))
+    result.seconds = time.perf_counter() - start
+    return result
 
 
-def choose(ruleset: Ruleset, version: int, count: int, pick: random.Random) -> list[dict[str, int | str | None]]:
-    """Packets on the borders of tests."""
-    borders: dict[str, list[int]] = {}
-    names = ["lo", "eth0", "nowhere"]
-    for axis in Programs(ruleset, version, PASSAGE_TESTS).space.axes.values():
-        if axis.name in NAMES:
-            names += [pattern.replace("*", "7") for pattern in axis.patterns]
-        elif axis.name in FIELDS:
-            top = (1 << width_of(axis.name, version)) - 1
-            near = (value for low in axis.lows for value in (low - 1, low, low + 1))
-            borders.setdefault(axis.name, []).extend(value for value in near if 0 <= value <= top)
-    return [_packet(version, borders, names, pick) for _ in range(count)]
-
-
-def _packet(
-    version: int, borders: dict[str, list[int]], names: list[str], pick: random.Random
-) -> dict[str, int | str | None]:
-    packet: dict[str, int | str | None] = {"family": version, "fragment": int(pick.random() < 0.02)}
-    for name, field in FIELDS.items():
-        if name in {"family", "fragment", "saddr_type", "daddr_type"}:
-            continue
-        packet[name] = pick.choice(borders.get(name) or [pick.getrandbits(min(field.width, 30))])
-        if name in {"mac", "skuid", "skgid"} and pick.random() < 0.3:
-            packet[name] = None
-    packet |= {"saddr_type": pick.choice((1, 1, 2, 3, 5)), "daddr_type": pick.choice((1, 1, 2, 3, 5))}
-    packet |= {"protocol": pick.choice(_PROTOCOLS), "ct_state": pick.choice((0, 1, 2, 3, 3, 3))}
-    packet |= {"iif": pick.choice(names), "oif": pick.choice(names)}
-    return packet
-
-
-def as_columns(packets: list[dict[str, int | str | None]]) -> dict[str, Column]:
-    """Packets that all have a value, or None, of the same fields."""
-    return {name: Column(_array(name, packets), None, _present(name, packets)) for name in packets[0]}
-
-
-def _present(name: str, packets: list[dict[str, int | str | None]]) -> NDArray[np.bool_]:
-    return np.array([packet[name] is not None for packet in packets])
-
-
-def _array(name: str, packets: list[dict[str, int | str | None]]) -> NDArray[np.generic]:
-    if name in NAMES:
-        return np.array([str(packet[name]) for packet in packets])
-    numbers = [int(packet[name] or 0) for packet in packets]
-    if name in {"saddr", "daddr"}:
-        return np.array([divmod(number, 1 << 64) for number in numbers], np.uint64)
-    return np.array(numbers, np.uint64)
+def _batch(result: Result, ruleset: Ruleset, near: Near, way: str, count: int) -> None:
+    host = near.host()
+    typed = near.draw.random() < 0.4
+    packets = [near.packet(typed) for _ in range(count)]
+    decisions = Decider(ruleset, way, host=host).decide(as_columns(packets))
+    course, judged = Course(ruleset, near.version), Judge(ruleset)
+    result.packets += count
+    for row, packet in enumerate(packets):
+        answer = walk(course, packet, way, host=host)
+        result.undecided += answer.verdict == VERDICTS[-1]
+        result.left += not answer.whole
+        if not judged.same(decisions, row, answer):
+            result.different += 1
+            if result.different <= _SHOWN:
+                print(f"{result.name} {way}: {packet} {host}\n  {judged.wanted(answer)}, not {told(decisions, row)}")
+        elif answer.whole:
+            result.reasons += tuple(sorted(answer.undecided_by)) != reasons(decisions, row)
 
 
 if __name__ == "__main__":

@@ -101,8 +101,8 @@ FORWARD = ("--in", "eth0", "--out", "eth1", "--src", "10.2.0.5", "--proto", "tcp
         ("--way input --src 10.2.0.5 --proto tcp --state established --dport 9", "accept", "INPUT 2"),
         ("--way input --src 10.2.0.5 --proto tcp --state established --tcp-flags syn,ack", "accept", "INPUT 2"),
         ("--way input --src 10.9.9.9 --dst 10.0.0.1 --proto tcp --state established", "drop", None),
-        ("--src 10.2.0.5 --dst 10.0.0.1 --uid 33 --out eth0", "drop", "OUTPUT 1"),
-        ("--src 10.2.0.5 --dst 10.0.0.1 --uid 32 --mark 0x7 --ct-mark 3 --length 60 --ttl 1", "accept", None),
+        ("--way output --src 10.2.0.5 --dst 10.0.0.1 --uid 33 --out eth0", "drop", "OUTPUT 1"),
+        ("--way output --src 10.2.0.5 --dst 10.0.0.1 --uid 32 --mark 0x7 --ct-mark 3 --length 60", "accept", None),
         ("--way input --in eth0 --src 10.0.0.1 --proto udp --mac 02:00:00:00:00:01", "drop", None),
     ],
 )  # fmt: skip
@@ -251,7 +251,8 @@ SRC = ("--src", "10.0.0.1")
         ((*SRC, "--way", "output", "--in", "eth0"), "--in does not go with --way output"),
         ((*SRC, "--way", "input", "--out", "eth0"), "--out does not go with --way input"),
         ((*SRC, "--limit", "1"), "--limit goes with -r only"),
-        ((*SRC, "--netns", "x"), "--netns does not go with --rules"),
+        ((*SRC, "--way", "output", "--netns", "x"), "--netns does not go with --rules"),
+        (SRC, "say --in NAME for a packet that comes in, or --way output for one that this host sends"),
     ],
 )
 def test_options_that_make_no_sense(

@@ -100,3 +100,19 @@ def test_wide(tmp_path: File) -> None:
     assert "    - ports: any (65,536) may pass, 80, 443 (2) did: 32,768 times as wide\n" in shown
     _, one = map(json.loads, audit_json(found))
     assert (one["admitted"]["dport"], one["seen"]["dport"], one["seen_text"]["dport"]) == (65536, 2, "80, 443")
+
+
+def test_jumps_to_nothing_are_told_as_one() -> None:
+    """Jumps that lead to nothing are one entry of their table for people, and an object each in JSON."""
+    chains = "".join(f":{name} - [0:0]\n" for name in "ABC")
+    rules = "".join(f"-A {chain} -j {to}\n" for chain, to in (("INPUT", "A"), ("INPUT", "B"), ("FORWARD", "C")))
+    text = f"*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n{chains}{rules}COMMIT\n"
+    found = audit(Ruleset.parse(text, family="ip"), ("redundant",))
+    assert "".join(audit_lines(found)).partition("\n\n")[2] == (
+        "REDUNDANT  3: rules of which each could go, and nothing would change\n"
+        "  ip filter: 3 jumps\n"
+        "    of each of them: where it leads, nothing is decided that would not be so\n"
+        "    anyway\n"
+        "      INPUT rules 1-2; FORWARD rule 1\n"
+    )
+    assert len(list(audit_json(found))) == 4

@@ -60,7 +60,8 @@ def test_lines() -> None:
 def test_json() -> None:
     """First whether they are equal, then an object a change."""
     first, accepted, dropped = map(json.loads, diff_json(changes()))
-    assert first == {"equal": False, "versions": [4], "taken_alike": ["-m limit --limit 1/s"], "more": False, "not_compared": []}
+    taken = ["-m limit --limit 1/s"]
+    assert first == {"equal": False, "versions": [4], "taken_alike": taken, "more": False, "not_compared": []}
     assert (accepted["change"], accepted["verdict_before"], accepted["verdict_after"]) == (
         "newly accepted", "drop", "accept",
     )  # fmt: skip

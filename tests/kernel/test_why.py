@@ -181,7 +181,7 @@ def test_files_in_the_syntax_of_nft(tmp_path: Path, capfd: pytest.CaptureFixture
 
 def test_nft_syntax_from_standard_input() -> None:
     """Standard input may be of nft's own syntax, too; an error names it, with line and column."""
-    command = [sys.executable, "-m", "conntracker", "why", "--rules", "-", "--src", CLIENT[4]]
+    command = [sys.executable, "-m", "conntracker", "why", "--rules", "-", "--way", "output", "--src", CLIENT[4]]
     text = "table ip t {\n chain c {\n  tcp dport 99999 accept\n }\n}\n"
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2

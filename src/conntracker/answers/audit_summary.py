@@ -38,10 +38,10 @@ def summary_of(ruleset: Ruleset) -> Summary:
     exact = rules = 0
     for known in ruleset.chains:
         for meaning in known.meanings:
-            atoms = [part for part in meaning.parts if isinstance(part, Atom)]
-            names.update(atom.name for atom in atoms)
+            opaque_here = list(_opaque(meaning.parts))
+            names.update(opaque_here)
             rules += 1
-            exact += not atoms
+            exact += not opaque_here
     opaque = tuple(sorted(names.items(), key=lambda one: (-one[1], one[0])))
     return Summary(rules, len(ruleset.chains), len(ruleset.sets), exact, opaque, ruleset.notes, fields_asked(ruleset))
 
@@ -50,6 +50,15 @@ def fields_asked(ruleset: Ruleset) -> frozenset[str]:
     """The fields of packets that some rule asks for."""
     parts = (part for known in ruleset.chains for meaning in known.meanings for part in meaning.parts)
     return frozenset(_fields(parts))
+
+
+def _opaque(parts: Iterable[Part]) -> Iterable[str]:
+    """Names of the matches that are opaque; a verdict map is one, however many cases it has."""
+    for part in parts:
+        if isinstance(part, Atom):
+            yield part.name
+        elif isinstance(part, Branches):
+            yield from dict.fromkeys(case.name for case, _ in part.cases if isinstance(case, Atom))
 
 
 def _fields(parts: Iterable[Part]) -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from conntracker.answers.audit_summary import fields_asked
@@ -11,7 +12,7 @@ from conntracker.rules.intervals import Intervals
 from conntracker.rules.ruleset import Ruleset
 from conntracker.rules.solve.domain import Witness
 from conntracker.rules.solve.equal import CHANGED_FIELDS
-from conntracker.rules.solve.regions import Change, difference
+from conntracker.rules.solve.regions import Change, Values, difference
 from conntracker.rules.terms import Atom
 from conntracker.steps import Step
 
@@ -19,6 +20,7 @@ __all__ = ["KINDS", "Changed", "Diff", "diff"]
 
 # In the order in which they are told.
 KINDS = ("newly accepted", "newly dropped", "newly rejected", "otherwise refused", "otherwise changed")
+_LOOPED = "output by lo"  # what the host sends to itself, in a chain that it comes in by
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Changed:
     """Packets that end otherwise than before.
 
     change         see regions.Change; its witness is the packet that was tried
-    ways           input, forward, output: those on which it is so
+    ways           input, forward, output, `output by lo`: those on which it is so
     step_before, step_after   what decides about the witness; None where no chain is in its way
     asked          (text, outcome) of matches that its way hangs on
     left           (field, value before, value after) of what both accept the witness with; None if it is not known
@@ -74,9 +76,13 @@ def diff(old: Ruleset, new: Ruleset, local: dict[int, Intervals] | None = None, 
     found = difference(old, new, local, limit=limit)
     joined: dict[object, tuple[Change, list[str]]] = {}
     for change in found.changes:
-        box = tuple(sorted(change.box.items(), key=lambda one: one[0]))
-        key = change.before, change.after, change.version, change.atoms, box
-        joined.setdefault(key, (change, []))[1].append(change.way)
+        joined.setdefault(_key(change, change.box), (change, []))[1].append(change.way)
+    for key, (change, _) in list(joined.items()):
+        if change.way == "output" and change.box.get("oif") == ("lo",):
+            came = joined.get(_key(change, {name: one for name, one in change.box.items() if name != "oif"}))
+            if came is not None and came[1] == ["input"]:  # what comes in again is let in like anything else
+                came[1].append(_LOOPED)
+                del joined[key]
     changes = []
     for change, ways in joined.values():
         before, after = replay(old, change.witness), replay(new, change.witness)
@@ -90,6 +96,11 @@ def diff(old: Ruleset, new: Ruleset, local: dict[int, Intervals] | None = None, 
         tuple(changes), found.more, versions, shared, fields_asked(old) | fields_asked(new),
         unseen_differ(old, new), only_in_one(old, new),
     )  # fmt: skip
+
+
+def _key(change: Change, box: Mapping[str, Values]) -> object:
+    """Equal for changes that differ in the way at most."""
+    return change.before, change.after, change.version, change.atoms, tuple(sorted(box.items(), key=lambda one: one[0]))
 
 
 def _left(before: Replayed, after: Replayed) -> tuple[tuple[str, int | None, int | None], ...]:

@@ -54,13 +54,19 @@ def load_file(name: str) -> Ruleset:
 
     text = _text(name)
     shown = "standard input" if name == "-" else name
-    if text.lstrip().startswith("{") or _SAVE.search(text) or not text.strip():
+    if not _has_anything(text):  # of a command that failed, say: no answer can be made of it
+        raise ValueError(f"{shown}: there is no ruleset in it, only blanks and comments")
+    if text.lstrip().startswith("{") or _SAVE.search(text):
         return Ruleset.parse(text, source=shown)
     from conntracker.rules.nft import parse_json
     from conntracker.sources.translate import translate
 
     document, listing = translate(text, shown)
     return parse_json(document, source=shown, listing=listing)
+
+
+def _has_anything(text: str) -> bool:
+    return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
 
 
 def live_host(netns: str | None) -> Host | None:

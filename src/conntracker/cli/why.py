@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from conntracker.cli.common import say
 from conntracker.cli.rulefiles import add_rules_arguments, live_host, load
+from conntracker.rules.intervals import contains
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterator
 
+    from conntracker.rules.host import Host
     from conntracker.rules.packets import Packet
     from conntracker.rules.walk import Answer
 
@@ -83,13 +85,37 @@ def _of_packet(args: Namespace) -> Iterator[tuple[str | None, str]]:
     if args.limit is not None:
         raise ValueError("--limit goes with -r only")
     packet, supposed = packet_of(args)
+    if args.rules and args.iif is None and args.way is None:
+        raise ValueError("say --in NAME for a packet that comes in, or --way output for one that this host sends")
     ruleset = load(args.rules, args.netns)
     for note in ruleset.notes:
         say(note)
     host = None if args.rules else live_host(args.netns)
-    way = args.way or ("output" if args.iif is None else None)
+    way = args.way
+    if host is not None:
+        way, more = _live_way(args, packet, host)
+        supposed += more
     answer = walk(ruleset, packet, way, host=host, passed=args.passed)
     yield from _lines(args, packet, answer, supposed)
+
+
+def _live_way(args: Namespace, packet: Packet, host: Host) -> tuple[str | None, list[str]]:
+    """(the way of a packet on this host, lines on what is taken so): by its source, where no interface was said."""
+    for option, name in (("in", args.iif), ("out", args.oif)):
+        if name is not None and name not in host.interfaces:
+            say(f"--{option}: there is no interface {name} here")
+    if args.way is not None or args.iif is not None:
+        return args.way, []
+    source, version = packet.get("saddr"), 4 if packet["family"] == 4 else 6
+    if not isinstance(source, int):
+        raise ValueError("say --src, or --in NAME for a packet that comes in, or --way output for one that we send")
+    if contains(host.local.get(version, ()), source):
+        return "output", ["its source is an address of this host: it is sent from here"]
+    interface = host.out_interface(version, source)
+    if interface is None:
+        raise ValueError("say --in NAME: by which interface such a packet comes in, this host's routes do not say")
+    packet["iif"] = interface
+    return None, [f"it comes in by {interface}, where the route back to its source leads: --in says otherwise"]
 
 
 def _of_recording(args: Namespace) -> Iterator[tuple[str | None, str]]:

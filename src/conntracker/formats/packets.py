@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from conntracker.formats.icmp import icmp_name
 from conntracker.formats.values import value_text, values_text
 from conntracker.rules.fields import FIELD_NAMES
+from conntracker.rules.packets import without_absent
 from conntracker.rules.terms import AnyOf, Atom, Branches, In, Named
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _PLAIN = {"fragment": 0, "mark": 0, "ct_mark": 0, "ct_status": 0, "ct_direction"
 
 def packet_text(packet: Mapping[str, int | str | None]) -> str:
     """One line: `TCP 10.0.0.5:40000 -> 192.168.1.9:443 in eth0 out eth1, state new`. What is not known is `*`."""
-    version = _version(packet)
+    version, packet = _version(packet), without_absent(dict(packet))
     protocol = packet.get("protocol")
     words = [_any("protocol", packet, version).upper() if protocol is not None else f"IPv{version}"]
     words += [_end(packet, "saddr", "sport", version), "->", _end(packet, "daddr", "dport", version)]

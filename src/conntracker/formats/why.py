@@ -48,16 +48,19 @@ def _lines(
         yield f"{ends}   {VERDICTS[answer.verdict]}"
         yield f"  {details}"
     yield from (f"  {line}" for line in supposed)
-    outcomes = _distinct(answer)
+    outcomes, version = _distinct(answer), 6 if packet.get("family") == 6 else 4
     if answer.verdict == UNDECIDED:
         yield "  it hangs on: " + "; ".join(answer.undecided_by)
     for number, outcome in enumerate(outcomes[:_MOST]):
         indent = "  "
         if len(outcomes) > 1:
-            version = 6 if packet.get("family") == 6 else 4
             asked = "; ".join(condition(one, version) for one in outcome.assumed)
             yield f"  {number + 1}. {VERDICTS[outcome.path.verdict]} if {asked}"
             indent = "     "
+        elif outcome.assumed:
+            asked = "; ".join(condition(one, version) for one in outcome.assumed)
+            yield from textwrap.wrap(f"shown is its way if {asked}; others come to the same", width - 2,
+                                     initial_indent="  ", subsequent_indent="  ")  # fmt: skip
         yield from (indent + line for line in _decision(outcome))
         yield from (f"{indent}NAT  {change}" for change in _changes(packet, outcome))
         between: dict[int, list[str]] = {}

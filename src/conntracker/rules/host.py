@@ -42,6 +42,7 @@ class Host:
     broadcast   those of its networks
     routes      of the main table; None where they are not known
     primary     by version and interface, the address that masquerading gives
+    interfaces  names of all
     by_mark     whether policy routing may ask for a packet's mark
     """
 
@@ -50,6 +51,7 @@ class Host:
     routes: Mapping[int, tuple[Route, ...]] | None = None
     primary: Mapping[tuple[int, str], int] = field(default_factory=dict)
     by_mark: bool = True
+    interfaces: tuple[str, ...] = ()
 
     def address_type(self, version: int, address: int) -> int:
         """What the address is to this host: an index into ROUTE_TYPES, as fib and addrtype tell."""

@@ -206,7 +206,7 @@ class Rows:
 
 
 def _number(value: int, width: int) -> NDArray[np.uint64] | np.uint64:
-    return np.array([value >> 64, value & _LOW], np.uint64) if width > 64 else np.uint64(value & _LOW)
+    return np.array([value >> 64 & _LOW, value & _LOW], np.uint64) if width > 64 else np.uint64(value & _LOW)
 
 
 def _within(values: NDArray[np.uint64], inside: Intervals) -> NDArray[np.bool_]:

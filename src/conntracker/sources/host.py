@@ -50,7 +50,7 @@ def read_host() -> Host:
         if one.interface in names and one.scope == 0 and not one.secondary:
             primary.setdefault((one.version, names[one.interface]), one.address)
     plain = _plain_routing()
-    return Host(local, broadcast, main if plain else None, primary, by_mark=not plain)
+    return Host(local, broadcast, main if plain else None, primary, by_mark=not plain, interfaces=tuple(names.values()))
 
 
 def _dump() -> tuple[list[fib.Route], list[fib.Address]]:

@@ -4,7 +4,7 @@ import pytest
 
 from conntracker.rules.errors import RuleSyntaxError
 from conntracker.rules.iptables import meaning_of
-from conntracker.rules.terms import AnyOf, Assign, Atom, Effect, In, Named, Nat, Part, Verdict
+from conntracker.rules.terms import AnyOf, Assign, Atom, Branches, Effect, In, Named, Nat, Part, Verdict
 from conntracker.steps import Rule
 
 V4, V6 = In("family", ((4, 4),)), In("family", ((6, 6),))
@@ -17,6 +17,12 @@ MAX = 0xFFFFFFFF
 def one(field: str, value: int, mask: int | None = None) -> In:
     """A test for one number."""
     return In(field, ((value, value),), mask)
+
+
+def to_proxy(text: str) -> Branches:
+    """What TPROXY does: it drops a packet for which there is no socket."""
+    atom, none = Atom("TPROXY", text), Atom("TPROXY", text, negated=True)
+    return Branches(((atom, Verdict("accept")), (none, Verdict("drop"))))
 
 
 def parts(rule: str, family: str = "ip") -> tuple[Part, ...]:
@@ -187,7 +193,11 @@ TARGETS: list[tuple[str, tuple[Part, ...]]] = [
     ("-j MASQUERADE", (Nat("masquerade", None, None, "MASQUERADE"),)),
     ("-j REDIRECT --to-ports 5-6", (Nat("redirect", None, (5, 6), "REDIRECT --to-ports 5-6"),)),
     ("-j NETMAP --to 0.0.1.0/24", (Nat("netmap", (256, 511), None, "NETMAP --to 0.0.1.0/24"),)),
-    ("-j TPROXY --on-port 1", (Atom("TPROXY", "-j TPROXY --on-port 1", "ip/T/C/7/target"), Verdict("stolen"))),
+    ("-j TPROXY --on-port 1", (to_proxy("-j TPROXY --on-port 1"),)),
+    (
+        "-j TPROXY --on-port 1 --tproxy-mark 0x1/0x3",
+        (Assign("mark", 1, 3), to_proxy("-j TPROXY --on-port 1 --tproxy-mark 0x1/0x3")),
+    ),
 ]
 
 ATOMS: list[tuple[str, tuple[Part, ...]]] = [

@@ -92,6 +92,8 @@ class Devices:
             f"link set dev {name} address {link} arp off mtu {HIGHEST_MTU} up txqueuelen 1",
             f"rule add iif {name} pref {table} lookup {table}",
         ]
+        if name == ELSEWHERE:
+            return made  # its network would be a route of its own
         self.addresses[name] = {}
         for family, kind in ((4, ipaddress.IPv4Address), (6, ipaddress.IPv6Address)):
             value, bits = address_of(family, number)

@@ -100,7 +100,9 @@ def _transport(packet: Wanted, addresses: bytes, room: int | None, spoilt: bool,
         return data
     # Connection tracking takes UDP-Lite's pseudo header for UDP's (udplite_error, nf_conntrack_proto_udp.c).
     named = UDP if protocol == UDPLITE else protocol
-    pseudo = b"" if protocol == ICMP else addresses + struct.pack("!II", len(data), named)
+    # Of IPv4, it takes the length for the protocol, of which it looks at eight bits (nf_ip_checksum_partial).
+    size = len(data) & 0xFF if (packet.family, protocol) == (4, UDPLITE) else len(data)
+    pseudo = b"" if protocol == ICMP else addresses + struct.pack("!II", size, named)
     value = _checksum(pseudo + data)
     if spoilt and not (packet.way == "output" and protocol in (TCP, UDP)):
         value ^= 0x5555

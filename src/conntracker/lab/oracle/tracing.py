@@ -1,7 +1,8 @@
 """What the kernel tells of packets that are sent one after the other, put together packet by packet.
 
 A table of our own turns tracing on for what we send, and for nothing that the kernel makes itself (answers of REJECT,
-resets, neighbour discovery): its first chain is the first of all, and its last chains say who got through. Messages of
+resets, neighbour discovery): its first chain is the first of all, and its last chains say who got through. A chain that
+nobody calls has connection tracking follow all packets, whether or not the rules ask for it. Messages of
 nf_tables come in the order of the packets; logs of legacy tables carry the tag of theirs.
 """
 
@@ -54,6 +55,9 @@ table inet {_NAME} {{
         ip id >= 0xc000 meta nftrace set 1 notrack accept
         ip6 flowlabel >= 0xc0000 meta nftrace set 1 notrack accept
         meta nftrace set 1 accept
+    }}
+    chain asks_for_conntrack {{
+        ct state new accept
     }}
     chain flow_in {{
         type filter hook prerouting priority -199; policy accept;

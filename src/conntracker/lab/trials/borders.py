@@ -23,7 +23,7 @@ from conntracker.rules.terms import AnyOf, Atom, Branches, In, Named, Part, Verd
 from conntracker.rules.walk import Course, Outcome, Passed, walk
 from conntracker.steps import Rule
 
-__all__ = ["Choice", "choose", "way_of"]
+__all__ = ["Choice", "around", "choose", "way_of"]
 
 _TRIES = 12  # at a witness of a rule, each round
 _ROUNDS = 8
@@ -68,6 +68,21 @@ def choose(
     return choice
 
 
+def around(
+    ruleset: Ruleset, chain: int, rule: int, space: Space, *, sendable: Callable[[Packet], bool], most: int = 120
+) -> list[Packet]:
+    """Packets on the borders of one rule, and of the next one: rule number `rule`, from 0, of chain number `chain`."""
+    choice, known = Choice(), ruleset.chains[chain]
+    for version in ruleset.families():
+        draw = random.Random(f"{version}")  # noqa: S311 - nothing secret hangs on it
+        limit = len(choice.packets) + most
+        chooser = _Chooser(ruleset, space, version, draw, sendable, choice, limit)
+        for index in (rule, rule, rule + 1):
+            if index < len(known.meanings) and chooser.has(known):
+                chooser.rule(known, index, deep=True)
+    return choice.packets
+
+
 def way_of(packet: Packet) -> str | None:
     """For walk(): what would be forwarded is for this host, if a rule gives it the host's address."""
     way = packet["way"]
@@ -103,7 +118,7 @@ class _Chooser:
         rules = [
             (known, index)
             for known in self.ruleset.chains
-            if known.chain.family in {"inet", {4: "ip", 6: "ip6"}[self.version]}
+            if self.has(known)
             for index in range(len(known.chain.rules))
         ]
         for number in range(_ROUNDS):
@@ -111,11 +126,15 @@ class _Chooser:
                 if self.full():
                     return
                 if number < 3 or id(known.chain.rules[index]) in self.matched:
-                    self._rule(known, index, deep=number > 0)
+                    self.rule(known, index, deep=number > 0)
         for _ in range(8 * max(0, self.limit - len(self.choice.packets))):
             if self.full():
                 return
             self.keep(self.space.settled(self.aim.background(self.draw.choice(("input", "forward", "output")))))
+
+    def has(self, known: KnownChain) -> bool:
+        """Whether packets of the version can come to the chain."""
+        return known.chain.family in {"inet", {4: "ip", 6: "ip6"}[self.version]}
 
     def full(self) -> bool:
         """Whether there are enough."""
@@ -132,7 +151,8 @@ class _Chooser:
 
     # --- one rule ---
 
-    def _rule(self, known: KnownChain, index: int, deep: bool) -> None:
+    def rule(self, known: KnownChain, index: int, deep: bool) -> None:
+        """Packets for one rule: a witness, and if it is `deep`, those on its borders."""
         rule, meaning = known.chain.rules[index], known.meanings[index]
         for _ in range(_TRIES):
             packet = self._witness(known, meaning)

@@ -22,6 +22,7 @@ __all__ = ["AtomKey", "Comparison", "Judge", "Mismatch"]
 _HOOKS = ("prerouting", "input", "forward", "postrouting")
 # Matches of iptables that drop packets which they cannot count (`hotdrop`, linux/netfilter/x_tables.h).
 _DROPPING = frozenset(("connlimit", "hashlimit", "recent"))
+_BEFORE, _BEHIND = 4, 6  # steps that are shown of a difference
 # (name, text, occurrence)
 AtomKey = tuple[str, str, str]
 _PLACE = tuple[str, str, str, str, int | None]
@@ -47,7 +48,8 @@ class Mismatch:
         fields = " ".join(f"{name}={value}" for name, value in self.packet.items() if value is not None)
         sides = [f"  {self.reason or 'the steps differ'} at step {self.at + 1}"]
         for name, lines in (("kernel", self.kernel), ("engine", self.engine)):
-            sides += [f"  {name} {'>' if i == self.at else ' '} {text_of(line)}" for i, line in enumerate(lines)]
+            near = range(max(0, self.at - _BEFORE), min(len(lines), self.at + _BEHIND))
+            sides += [f"  {name} {'>' if i == self.at else ' '} {text_of(lines[i])}" for i in near]
         return "\n".join((fields, *sides))
 
 

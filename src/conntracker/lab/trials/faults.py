@@ -18,11 +18,13 @@ _FLIPPED = {"accept": "drop", "drop": "accept", "reject": "accept", "return": "a
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A ruleset with one fault. `place` is chain:position of the rule."""
+    """A ruleset with one fault: in rule number `rule`, from 0, of chain number `chain`. `place` is chain:position."""
 
     kind: str
     place: str
     ruleset: Ruleset
+    chain: int
+    rule: int
 
 
 def seeded(ruleset: Ruleset, seed: object) -> Iterator[Fault]:
@@ -39,7 +41,7 @@ def seeded(ruleset: Ruleset, seed: object) -> Iterator[Fault]:
                 misses += 1
                 continue
             chains = (*ruleset.chains[:chain], made, *ruleset.chains[chain + 1 :])
-            yield Fault(kind, f"{known.chain.name}:{index + 1}", replace(ruleset, chains=chains))
+            yield Fault(kind, f"{known.chain.name}:{index + 1}", replace(ruleset, chains=chains), chain, index)
 
 
 _Maker = Callable[[random.Random, KnownChain, int], KnownChain | None]

@@ -7,9 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from conntracker.lab.oracle.routing import target_of
-from conntracker.lab.oracle.states import prepare
-from conntracker.lab.oracle.wanted import Unsendable, wanted
+from conntracker.lab.trials.borders import around
 from conntracker.lab.trials.compare import AtomKey, Judge
 from conntracker.lab.trials.faults import Fault, seeded
 from conntracker.lab.trials.lines import Line
@@ -81,18 +79,16 @@ def _shows(record: Recorded, fault: Fault) -> bool:
 
 
 def _could_show(record: Recorded, fault: Fault, witness: Mapping[str, int | str | None], judge: Judge) -> bool:
-    """Whether the witness, made a packet that can be sent, has an outcome that the faulty ruleset has not."""
-    space = record.space
-    packet = space.settled(space.completed(dict(witness), random.Random(0)))  # noqa: S311 - nothing secret
-    if not space.plain(packet):
-        return False
-    try:
-        made = wanted(packet)
-        target_of(made, packet, record.host)
-        prepare(made)
-    except Unsendable:
-        return False
-    return bool(_possible(judge, packet) - _possible(Judge(fault.ruleset, record.space.host_of), packet))
+    """Whether a packet that can be sent has an outcome that the faulty ruleset has not: the witness, made such a
+    packet, or one on the borders of the rule, be it as it is or as the fault makes it.
+    """
+    space, faulty = record.space, Judge(fault.ruleset, record.space.host_of)
+    packets = [space.settled(space.completed(dict(witness), random.Random(0)))]  # noqa: S311 - nothing secret
+    for ruleset in (record.ruleset, fault.ruleset):
+        packets += around(ruleset, fault.chain, fault.rule, space, sendable=record.sendable)
+    return any(
+        space.plain(one) and record.sendable(one) and _possible(judge, one) - _possible(faulty, one) for one in packets
+    )
 
 
 def _possible(judge: Judge, packet: Packet) -> set[tuple[Line, ...]]:

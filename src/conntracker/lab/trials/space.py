@@ -21,6 +21,7 @@ FOREIGN = {
     4: (0x0A010203, 0xC0A80109, 0x08080808, 0xAC100005, 0xCB007109, 0xC6336407),
     6: (0xFD000001 << 96 | 0x5, 0x20010DB8 << 96 | 0x7, 0x2A00 << 112 | 0x9, 0xFD00 << 112 | 0xBEEF),
 }
+_NETWORK = {4: 8, 6: 64}  # bits of an address behind that of the interface's network
 _MULTICAST = {4: 0xE0000001, 6: 0xFF02 << 112 | 1}
 _BROADCAST = {4: 0xFFFFFFFF}
 
@@ -106,9 +107,18 @@ class Space:
             made["packet_type"] = 0
             return made
         made["mark"], made["skuid"], made["skgid"] = 0, None, None
+        near = self.near(made, "saddr")
+        if near is not None:
+            made["reverse_path"] = int(near == made["iif"])
         if self.kind_of(made, "saddr") != "unicast":
             made["reverse_path"] = 0  # no route leads there: nft_fib4_eval, rpfilter_lookup_reverse
         return made
+
+    def near(self, packet: Packet, field: str) -> str | None:
+        """The interface in whose network an address of the packet is."""
+        version = 4 if packet["family"] == 4 else 6
+        network = int(packet[field] or 0) >> _NETWORK[version]
+        return next((name for name, one in self.addresses.items() if one[version] >> _NETWORK[version] == network), None)
 
     def completed(self, packet: Packet, draw: random.Random) -> Packet:
         """A packet of which only some fields are said, or said with what cannot be sent."""
@@ -137,6 +147,8 @@ class Space:
             return False
         if _spoilt(packet):
             return False
+        if packet["way"] == "output" and packet["oif"] not in ("lo", self.near(packet, "daddr") or packet["oif"]):
+            return False
         if packet["way"] == "output" and {self.kind_of(packet, "daddr"), self.kind_of(packet, "saddr")} & _COPIED:
             return False
         # nf_nat_icmp_reply_translation drops redirects of flows that it has not looked at.
@@ -146,7 +158,7 @@ class Space:
 @lru_cache(256)
 def _routed(space: Space, out: str) -> Host:
     routes = {}
-    for version, bits in ((4, 8), (6, 64)):
+    for version, bits in _NETWORK.items():
         near = [(one[version] >> bits << bits, name) for name, one in space.addresses.items()]
         default = Route(0, (1 << (32 if version == 4 else 128)) - 1, out)
         routes[version] = (*(Route(low, low + (1 << bits) - 1, name) for low, name in near), default)

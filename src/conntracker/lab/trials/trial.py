@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from conntracker.lab.oracle import Oracle, Seen
@@ -52,6 +52,7 @@ class Recorded:
     without      rules that no packet was found for
     lost, stray  messages that the kernel dropped, or told of no packet that was sent
     seconds      to choose, and to send
+    sendable     whether a packet could have been sent
     """
 
     source: Source
@@ -65,6 +66,7 @@ class Recorded:
     lost: int = 0
     stray: int = 0
     seconds: tuple[float, float] = (0.0, 0.0)
+    sendable: Callable[[Packet], bool] = lambda _: True
 
 
 def ruleset_of(source: Source) -> Ruleset:
@@ -108,13 +110,18 @@ def recorded(source: Source, most: int, seed: int = 0, with_solver: bool = True)
         result = Recorded(source, ruleset, oracle.host, space)
         found = witnesses(ruleset, oracle.host.local) if with_solver else {}
         redirects = any(part.kind == "redirect" for part in _nats(ruleset))
+
+        def sendable(one: Packet) -> bool:
+            return oracle.refusal(one) is None and not (redirects and of_local_scope(one))
+
+        result.sendable = sendable
         began = time.monotonic()
         choice = choose(
             ruleset,
             space,
             most,
             seed=seed,
-            sendable=lambda one: oracle.refusal(one) is None and not (redirects and of_local_scope(one)),
+            sendable=sendable,
             witnesses=[one.packet | {"way": one.way} for one in found.values()],
         )
         chosen = time.monotonic()

@@ -1,6 +1,6 @@
 """From one rule of iptables to its meaning.
 
-A target of which the outcome is not in the packet (TPROXY, SYNPROXY, those of other trees) is an Atom named after it,
+A target of which the outcome is not in the packet (SYNPROXY, those of other trees) is an Atom named after it,
 and behind that the packet is stolen: where the Atom does not hold, the packet goes on. What in truth becomes of it is
 thus undecided, with the target's name.
 """

@@ -30,6 +30,7 @@ _BUILT_IN = {
     "filter": {"INPUT": 0, "FORWARD": 0, "OUTPUT": 0},
     "security": {"INPUT": 50, "FORWARD": 50, "OUTPUT": 50},
 }
+_NFT_SECURITY = 150  # iptables/nft.c (xtables_ipv4, xtables_ipv6): where iptables-nft makes that table's chains
 _CHAIN_NAME = 28  # linux/netfilter/x_tables.h (XT_EXTENSION_MAXNAMELEN), without the zero at the end
 _COUNTERS = re.compile(r"\[(\d{1,20}):(\d{1,20})\]", re.ASCII)
 _COMMANDS = {
@@ -63,6 +64,8 @@ class _Table:
 
     @property
     def built_in(self) -> dict[str, int]:
+        if (self.kind, self.name) == ("iptables-nft", "security"):
+            return dict.fromkeys(_BUILT_IN["security"], _NFT_SECURITY)
         return _BUILT_IN[self.name]
 
     def chain(self, name: str, word: int) -> _Chain:

@@ -8,7 +8,7 @@ from conntracker.rules.iptables.matches import dscp_class, tos_value
 from conntracker.rules.iptables.values import Bad, address, address_range, number, value_and_mask
 from conntracker.rules.iptables.words import Extension, Option, quoted
 from conntracker.rules.targets import TARGETS
-from conntracker.rules.terms import Assign, Effect, Nat, Part, Verdict
+from conntracker.rules.terms import Assign, Atom, Branches, Effect, Nat, Part, Verdict
 
 __all__ = ["is_target", "parts_of"]
 
@@ -151,6 +151,18 @@ def _hashed_mark(target: Extension, version: int) -> list[Part]:
     return [Assign("mark", None, _ALL)]
 
 
+def _to_proxy(target: Extension, version: int) -> list[Part]:
+    """tproxy_tg4 (net/netfilter/xt_TPROXY.c): accept, with a mark, where a socket takes the packet; else drop."""
+    text = f"-j {_text(target)}"
+    taken = Branches((
+        (Atom(target.name, text), Verdict("accept")),
+        (Atom(target.name, text, negated=True), Verdict("drop")),
+    ))  # fmt: skip
+    mark = target.find("tproxy-mark")
+    value, mask = (0, 0) if mark is None else value_and_mask(mark.values[0])
+    return [*([Assign("mark", value, mask)] if mask else []), taken]
+
+
 def _prefix(target: Extension, version: int) -> list[Part]:
     # The checksum stays right by a change behind the prefix (ip6t_NPT.c): the new address is not worked out here.
     return [Assign("saddr" if target.name == "SNPT" else "daddr", None, (1 << 128) - 1)]
@@ -209,6 +221,7 @@ def _netmap(target: Extension, version: int) -> list[Part]:
 
 _TARGETS: dict[str, Callable[[Extension, int], list[Part]]] = {
     "MARK": _mark, "CONNMARK": _connmark, "TTL": _hops, "HL": _hops, "TOS": _tos, "DSCP": _dscp, "ECN": _ecn,
-    "TCPMSS": _mss, "CT": _untracked, "NOTRACK": _untracked, "HMARK": _hashed_mark, "SNPT": _prefix, "DNPT": _prefix,
+    "TCPMSS": _mss, "TPROXY": _to_proxy, "CT": _untracked, "NOTRACK": _untracked, "HMARK": _hashed_mark,
+    "SNPT": _prefix, "DNPT": _prefix,
     "DNAT": _nat, "SNAT": _nat, "MASQUERADE": _here, "REDIRECT": _here, "NETMAP": _netmap,
 }  # fmt: skip

@@ -34,7 +34,7 @@ class Reasons:
         self._boxes: dict[int, Boxes] = {}
         self._near: Session | None = None
         self._callers: dict[int, list[tuple[Encoded, int]]] = {}
-        self._changing = {id(made) for made in asked.ways[0].made if made.changed or made.accepted}
+        self._changing = {id(made) for made in asked.ways[0].made if made.changing}
         for made in asked.ways[0].made:
             for called, _, index in made.calls:
                 self._callers.setdefault(id(called), []).append((made, index))

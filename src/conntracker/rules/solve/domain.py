@@ -90,7 +90,8 @@ class Domain:
         self.always: list[int] = [circuit.either(-one, -other)]
         # NAT of a flow that was given to it by an earlier packet; whether there was one, be it that no NAT was given.
         self.translated = {"dst": circuit.new(), "src": circuit.new()}
-        self.later = circuit.new()
+        # `loose`: whether one that got none may be given one now, if NAT's chains were asked again.
+        self.later, self.loose = circuit.new(), circuit.new()
         self.handed: list[int] = []  # by queue, whether a program lets a packet go on, and whether it changes its mark
         self._routes: list[tuple[tuple[Vector, ...], Vector]] = []
         self._free: dict[object, Vector] = {}
@@ -158,6 +159,10 @@ class Domain:
             self.always.append(self.circuit.within(found["ct_state"], ((0, len(CT_STATES) - 1),)))
             self._first_of_flow(found)
         return found
+
+    def hops_are_left(self) -> None:
+        """From now on, no packet is forwarded that has none left: if rules do not change their number."""
+        self._imply(self.ways["forward"], self.within(self.start, "ttl", ((2, 255),)))
 
     def given_by_nat(self, field: str, old: Vector, new: Vector) -> None:
         """Remembers what NAT makes of an address or a port."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from conntracker.rules.fields import FIELDS
+from conntracker.rules.fields import FIELDS, ROUTE_TYPES
+from conntracker.rules.intervals import single
 from conntracker.rules.intervals import single
 from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset, namespace_of
 from conntracker.rules.solve.circuit import FALSE, TRUE, Vector
-from conntracker.rules.solve.domain import Domain, Values
+from conntracker.rules.solve.domain import STATE, Domain, Values
 from conntracker.rules.solve.refusals import refusal
 from conntracker.rules.terms import AnyOf, Assign, Atom, Branches, Effect, In, Named, Nat, Part, Term, Verdict
 from conntracker.steps import Rule
@@ -26,6 +27,10 @@ ENDINGS = frozenset(("accept", "drop", "reject", "queue", "stolen"))
 # What an atom may look at that rules can change.
 _CHANGING = frozenset(("saddr", "daddr", "sport", "dport", "mark", "ct_mark", "ct_state"))
 _NAT_FIELDS = frozenset(("saddr", "daddr", "sport", "dport", "saddr_type", "daddr_type", "ct_status"))
+_LO = single(1)  # see Interfaces
+# Chains that ask stateful matches are made anew for each jump to them, as long as no more rules are made for it than
+# this and twice the ruleset's; then once for each time that packets come to a base chain.
+_ANEW = 2_000
 # Harmless when packets that a rule does not match have it done to them, too: nothing but the count is lost.
 _COUNTING = frozenset(("counter",))
 
@@ -46,6 +51,7 @@ class Encoded:
     entry     of base chains: the packets that come to it
     end       the packet comes to the end of the chain
     natted    it is given a NAT
+    changing  whether a rule, or a chain that it leads to, changes what rules behind it see
     passing   by rule: it is reached, and keeps the packet from the next one
     blocking  by rule: it would keep the packet from the next one, if it were reached
     """
@@ -66,6 +72,7 @@ class Encoded:
     entry: int = FALSE
     end: int = FALSE
     natted: int = FALSE
+    changing: bool = False
 
 
 class Encoder:
@@ -75,12 +82,16 @@ class Encoder:
         self.domain, self.circuit, self.atoms = domain, domain.circuit, atoms
         self.chains = ruleset.by_key()
         self.made: list[Encoded] = []  # callees before their callers
-        self._cache: dict[tuple[ChainKey, str, tuple[int, ...]], Encoded] = {}
+        self._cache: dict[tuple[ChainKey, str, int, tuple[int, ...]], Encoded] = {}
         self._touched: dict[ChainKey, frozenset[str]] = {}
         self._open: set[ChainKey] = set()
         self._keep: list[Vector] = []
         self._tests: dict[tuple[object, ...], int] = {}
         self.untracked = False  # whether connection tracking is still to come
+        self.passing = 0  # how many base chains packets have come to
+        self._asking: dict[ChainKey, bool] = {}
+        self._calls = 0
+        self._left = _ANEW + 2 * sum(len(known.meanings) for known in ruleset.chains)
 
     # --- chains ---
 
@@ -88,7 +99,8 @@ class Encoder:
         """The chain, for packets with these fields. Raises ValueError for chains that lead back to themselves."""
         touched = sorted(self.touched(known.key))
         vectors = [values[name] for name in touched]
-        key = known.key, hook if known.chain.hook is None and self._hooked(touched) else "", tuple(map(id, vectors))
+        hooked = hook if known.chain.hook is None and self._hooked(touched) else ""
+        key = known.key, hooked, self._visit(known), tuple(map(id, vectors))
         found = self._cache.get(key)
         if found is None:
             if known.key in self._open:
@@ -99,6 +111,28 @@ class Encoder:
             self._keep += vectors
             self.made.append(found)
         return found
+
+    def _visit(self, known: KnownChain) -> int:
+        """Another number where the chain's matches may answer otherwise; but see _ANEW."""
+        if not self.asks(known.key):
+            return 0
+        if self._left <= 0:
+            return self.passing
+        self._left -= len(known.meanings)
+        self._calls += 1
+        return -self._calls
+
+    def asks(self, key: ChainKey) -> bool:
+        """Whether a chain, or one that it leads to, asks a stateful match, or a program."""
+        if key not in self._asking:
+            self._asking[key] = False  # of a loop, which is found later
+            known = self.chains.get(key)
+            self._asking[key] = known is not None and any(
+                _stateful(part) or any(self.asks((key[0], rule.family, rule.table, name)) for name in _targets(part))
+                for rule, meaning in known.items()
+                for part in meaning.parts
+            )
+        return self._asking[key]
 
     @staticmethod
     def _hooked(touched: list[str]) -> bool:
@@ -123,6 +157,8 @@ class Encoder:
             for name in list(found):
                 if name in FIELDS:
                     found.update(other for other, _ in FIELDS[name].requires)
+            if found & {"skuid", "skgid"}:
+                found.add("socket")
             self._touched[key] = frozenset(found)
         return self._touched[key]
 
@@ -180,8 +216,7 @@ class Encoder:
         new = circuit.vector(circuit.differ(a, b) for a, b in zip(kept, added, strict=True))
         if part.source is None:
             return new
-        has = self.domain.present(values, part.source)
-        return circuit.mux(has, new, self.domain.free(("unsourced", part, old), width))
+        return circuit.mux(self.domain.present(values, part.source), new, old)
 
     def translated(self, nat: Nat, values: Values, hook: str) -> dict[str, Vector]:
         """The fields that a packet gets from NAT: the destination's before routing, the source's behind it."""
@@ -205,11 +240,16 @@ class Encoder:
             changed[address] = domain.free(key, width)
         if address in changed:
             kind = f"{address}_type"
-            changed[kind] = domain.address_type(kind, changed[address])
+            if nat.addresses is None and nat.kind in {"redirect", "masquerade"}:
+                changed[kind] = circuit.constant(ROUTE_TYPES.index("local"), FIELDS[kind].width)
+            else:
+                changed[kind] = domain.address_type(kind, changed[address])
         if nat.ports is not None:
             changed[port] = domain.bounded(("port", *key), 16, *nat.ports)
         given = [name for name in (address, port) if name in changed]
-        differs = circuit.some([circuit.unequal(values[name], changed[name]) for name in given])
+        differs = circuit.some(
+            [circuit.both(domain.present(values, name), circuit.unequal(values[name], changed[name])) for name in given]
+        )
         for name in given:
             domain.given_by_nat(name, values[name], changed[name])
         bits = list(values["ct_status"].bits)
@@ -279,6 +319,8 @@ class _Making:
                 if part.name not in _COUNTING:
                     acted = circuit.either(acted, holding)
             elif isinstance(part, Nat):
+                if part.family not in {None, self.encoder.domain.version}:
+                    continue
                 self._nat(part, holding)
                 ended = True
                 break
@@ -310,13 +352,25 @@ class _Making:
         return self.circuit.some(found)
 
     def _assign(self, part: Assign, holding: int) -> None:
-        if part.field == "ct_state" and not self.encoder.untracked:
-            if part.value is None:
-                return
-            # `notrack` behind connection tracking does something only where that found no flow.
-            holding = self.circuit.both(holding, self.circuit.within(self.values["ct_state"], single(0)))
-        new = self.encoder.assigned(part, self.values)
-        self.values[part.field] = self.circuit.mux(holding, new, self.values[part.field])
+        """Packets that lack the field stay as they are; and `notrack` does nothing once the packet is of a flow."""
+        circuit, domain, values = self.circuit, self.encoder.domain, self.values
+        field, when = part.field, holding
+        if field != "ct_state":
+            when = circuit.both(holding, domain.present(values, field))
+        elif part.value is not None:
+            when = circuit.both(holding, domain.within(values, field, STATE["invalid"]))
+        else:  # another zone
+            field = "zone"
+            tracking = self.encoder.untracked
+            when = circuit.both(holding, -domain.within(values, "iif", _LO)) if tracking else FALSE
+        new = circuit.constant(1, 1) if field == "zone" else self.encoder.assigned(part, values)
+        self._change({field: circuit.mux(when, new, values[field])})
+
+    def _change(self, values: Values) -> None:
+        for name, vector in values.items():
+            if self.values[name] is not vector:
+                self.values[name] = vector
+                self.out.changing = True
 
     def _nat(self, part: Nat, holding: int) -> None:
         here = self.circuit.both(self.reached, holding)
@@ -342,6 +396,8 @@ class _Making:
         out.results[-1].append((holding, name, None))
         if part.kind == "accept":
             self.accepting.append((here, dict(self.values)))
+        elif part.kind == "queue":
+            self._queue(name, here)
         elif part.kind == "return":
             self.leaving.append((here, dict(self.values)))
         else:
@@ -350,12 +406,20 @@ class _Making:
         self.block = circuit.either(self.block, holding)
         self.reached = circuit.both(self.reached, -holding)
 
+    def _queue(self, name: str, here: int) -> None:
+        """A program may let the packet go on, with another mark: behind the chain (nf_reinject, nf_queue.c)."""
+        circuit, (goes, marks, mark) = self.circuit, self.encoder.atoms.handed(name)
+        self.endings.setdefault(name, []).append(circuit.both(here, -goes))
+        new = circuit.mux(marks, mark, self.values["mark"])
+        self.accepting.append((circuit.both(here, goes), self.values | {"mark": new}))
+
     def _jump(self, rule: Rule, part: Verdict, holding: int, here: int) -> None:
         circuit, out = self.circuit, self.out
         known = self.encoder.target(rule, part.chain or "")
         if known is None:
             raise ValueError(f"{rule.source or rule.text}: there is no chain {part.chain}")
         called = self.encoder.chain(known, self.values, self.hook)
+        out.changing |= called.changing
         out.calls.append((called, here, len(out.terms)))
         out.results[-1].append((holding, part.kind, called))
         out.natted = circuit.either(out.natted, circuit.both(here, called.natted))
@@ -374,8 +438,9 @@ class _Making:
         out.passing.append(circuit.both(here, -called.left))
         self.block = circuit.either(self.block, circuit.both(holding, -called.left))
         self.reached = circuit.both(self.reached, circuit.either(-holding, called.left))
-        for name, vector in called.changed.items():
-            self.values[name] = circuit.mux(holding, vector, self.values[name])
+        self._change(
+            {name: circuit.mux(holding, vector, self.values[name]) for name, vector in called.changed.items()}
+        )
 
 
 class Atoms:
@@ -385,7 +450,9 @@ class Atoms:
         self.domain = domain
         self.outcomes: dict[int, tuple[Atom, tuple[object, ...]]] = {}
         self._alone: dict[tuple[object, ...], int] = {}
-        self._count: dict[str, int] = {}
+        self._count: dict[tuple[str, str], int] = {}
+        self._handed: dict[tuple[str, str, str, int], tuple[int, int, Vector]] = {}
+        self.stage = ""  # the hook, and the way on which it is passed
         self._shared: dict[str, list[tuple[tuple[Vector, ...], int]]] = {}
         self._by_key: dict[tuple[object, ...], int] = {}
 
@@ -393,6 +460,7 @@ class Atoms:
         """Another ruleset begins: stateful matches of equal text are paired in the order in which they come."""
         self._count.clear()
         self._alone.clear()
+        self.stage = ""
 
     def literal(self, atom: Atom, values: Values, place: tuple[object, ...]) -> int:
         """The outcome of an atom for packets with these fields, not negated."""
@@ -401,12 +469,26 @@ class Atoms:
     def _stateful(self, atom: Atom, place: tuple[object, ...]) -> int:
         key = (atom.occurrence, atom.text, *place)
         if key not in self._alone:
-            number = self._count[atom.text] = self._count.get(atom.text, 0) + 1
-            paired = ("stateful", atom.text, number)
+            paired = ("stateful", atom.text, self.stage, self._number(atom.text))
             if paired not in self._by_key:
                 self._by_key[paired] = self._new(atom, place)
             self._alone[key] = self._by_key[paired]
         return self._alone[key]
+
+    def _number(self, text: str) -> int:
+        key = self.stage, text
+        self._count[key] = self._count.get(key, 0) + 1
+        return self._count[key]
+
+    def handed(self, name: str) -> tuple[int, int, Vector]:
+        """Of a queue: whether a program lets the packet go on, whether it changes the mark, and to what."""
+        key = ("queue", name, self.stage, self._number(name))
+        if key not in self._handed:
+            circuit = self.domain.circuit
+            goes, marks = circuit.new(), circuit.new()
+            self.domain.handed += [goes, marks]
+            self._handed[key] = goes, marks, circuit.number(FIELDS["mark"].width)
+        return self._handed[key]
 
     def _pure(self, atom: Atom, values: Values) -> int:
         vectors = tuple(values[name] for name in sorted(_CHANGING))
@@ -437,12 +519,21 @@ def _fields_of(part: Part) -> set[str]:
     if isinstance(part, AnyOf):
         return {test.field for box in part.boxes for test in box}
     if isinstance(part, Branches):
-        return {name for case, _ in part.cases for name in _fields_of(case)}
+        return {name for case, verdict in part.cases for one in (case, verdict) for name in _fields_of(one)}
     if isinstance(part, Assign):
-        return {part.field} | ({part.source} if part.source else set())
+        zone = {"zone", "iif"} if part.field == "ct_state" and part.value is None else set()
+        return {part.field} | ({part.source} if part.source else set()) | zone
+    if isinstance(part, Verdict):
+        return {"mark"} if part.kind == "queue" else set()
     if isinstance(part, Atom) and not part.occurrence:
         return set(_CHANGING)
     return set(_NAT_FIELDS) if isinstance(part, Nat) else set()
+
+
+def _stateful(part: Part) -> bool:
+    if isinstance(part, Branches):
+        return any(_stateful(one) for pair in part.cases for one in pair)
+    return (isinstance(part, Atom) and bool(part.occurrence)) or (isinstance(part, Verdict) and part.kind == "queue")
 
 
 def _targets(part: Part) -> Iterable[str]:

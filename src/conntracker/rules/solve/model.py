@@ -13,6 +13,7 @@ from conntracker.rules.solve.encode import Atoms
 from conntracker.rules.solve.names import Interfaces
 from conntracker.rules.solve.session import Session
 from conntracker.rules.solve.ways import Way, encode
+from conntracker.rules.terms import Assign
 
 __all__ = ["Local", "Question", "evaluation", "question", "witness"]
 
@@ -28,8 +29,18 @@ class Question:
         self.domain = Domain(version, Interfaces(rulesets), local)
         self.atoms = Atoms(self.domain)
         self.ways: list[Way] = [encode(ruleset, self.domain, self.atoms) for ruleset in rulesets]
+        self.domain.always.append(-self.domain.loose if all(way.steady for way in self.ways) else self.domain.loose)
+        if not any(_sets_hops(ruleset) for ruleset in rulesets):
+            self.domain.hops_are_left()
         self.usual = self.domain.usual()
         self.session = Session(self.domain.circuit, self.domain.always)
+
+
+def _sets_hops(ruleset: Ruleset) -> bool:
+    return any(
+        isinstance(part, Assign) and part.field == "ttl"
+        for known in ruleset.chains for meaning in known.meanings for part in meaning.parts
+    )  # fmt: skip
 
 
 @contextmanager

@@ -147,9 +147,11 @@ class _Search:
         """Packets of flows that have no NAT first, then those whose flow was given one; where NAT is free to choose,
         those for which it chooses something that tells first.
         """
-        one, other = self.domain.translated.values()
-        telling = self.domain.telling()
-        for flow in ([-one, -other], [one, -other], [-one, other], [one, other]):
+        domain = self.domain
+        one, other = domain.translated.values()
+        telling = domain.telling()
+        first = [-one, -other, -domain.later, *(-literal for literal in domain.handed)]
+        for flow in (first, [-one, -other], [one, -other], [-one, other], [one, other]):
             if telling:
                 yield [*flow, *telling]
             yield flow

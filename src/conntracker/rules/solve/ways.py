@@ -1,7 +1,7 @@
 """The whole way of a packet through a ruleset: hooks in order, connection tracking and NAT between the chains.
 
 Where routing sends a packet is left open: behind prerouting any packet may be for this host or go through it, whatever
-NAT made of its destination.
+NAT made of its destination, and a packet that is routed again behind output may leave by any interface.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from conntracker.rules.fields import FIELDS, ROUTE_TYPES
 from conntracker.rules.intervals import normal, single
 from conntracker.rules.order import CONNTRACK, base_chains, effective_priority, precedes_nat
+from conntracker.rules.packets import UNTRACKED_ICMPV6
 from conntracker.rules.ruleset import KnownChain, Ruleset
 from conntracker.rules.solve.circuit import FALSE, TRUE, Vector
 from conntracker.rules.solve.domain import STATE, Domain
@@ -19,6 +21,14 @@ from conntracker.rules.solve.encode import Atoms, Encoded, Encoder, Place
 __all__ = ["Way", "encode", "entered"]
 
 _RELATED_NOT = normal([(1, 1), (58, 58)])  # ICMP errors go the way of the flow that they are about (nf_nat_proto.c)
+_ROUTING = ("mark", "tos", "saddr", "daddr")  # what routing reads of a packet
+# What all packets of a flow have, as they come.
+_OF_FLOWS = frozenset((
+    "family", "saddr", "daddr", "protocol", "fragment", "sport", "dport", "icmp_type", "icmp_code", "saddr_type",
+    "daddr_type", "ct_state", "ct_status",
+))  # fmt: skip
+_NONE, _LO = 0, 1  # see Interfaces
+_LOCAL = single(ROUTE_TYPES.index("local"))
 _NAT = {"prerouting": "dst", "output": "dst", "input": "src", "postrouting": "src"}
 
 Packets = tuple[int, dict[str, Vector]]
@@ -28,10 +38,12 @@ Packets = tuple[int, dict[str, Vector]]
 class Way:
     """A ruleset, encoded for one IP version.
 
-    bases    the base chains, in the order in which they are passed
+    bases    the base chains, in the order in which they are passed; postrouting's for packets of this host and others
     made     all chains, callees before their callers
     ended    by outcome, the packets that it becomes of
     fields   those of packets that are accepted in the end
+    routed   the packets that come through prerouting, and their fields there
+    steady   whether NAT's chains ask for nothing but what all packets of a flow have
     """
 
     domain: Domain
@@ -40,6 +52,8 @@ class Way:
     made: list[Encoded] = field(default_factory=list)
     ended: dict[str, int] = field(default_factory=dict)
     fields: dict[str, Vector] = field(default_factory=dict)
+    routed: Packets = (FALSE, {})
+    steady: bool = True
 
     def by_place(self) -> dict[Place, list[tuple[Encoded, int]]]:
         """Each rule's chains as made, with the entry of each: a rule stands in more than one, if fields differ."""
@@ -83,32 +97,75 @@ class _Walk:
         }
         self.nat = any(known.chain.type == "nat" for chains in self.hooks.values() for known in chains)
         self.endings: dict[str, list[int]] = {}
+        self.looping = FALSE  # packets that the loopback device brings in again: NAT has seen them
+        self.remarked = FALSE  # packets of which a chain of type route changed what routing reads
 
     def go(self) -> Way:
         """Through all hooks."""
         circuit, ways, start = self.circuit, self.domain.ways, dict(self.domain.start)
-        none = circuit.constant(0, self.domain.interfaces.width)
-        into = self._hook("prerouting", (circuit.either(ways["input"], ways["forward"]), start | {"oif": none}))
-        into = into[0], into[1] | {"oif": start["oif"]}
-        inside = self._hook("input", (circuit.both(into[0], ways["input"]), into[1]))
-        through = self._hook("forward", (circuit.both(into[0], ways["forward"]), into[1]))
-        made = self._hook("output", (ways["output"], start))
-        behind = circuit.either(through[0], made[0])
-        left = self._hook("postrouting", (behind, self._mixed(ways["output"], made[1], through[1])))
+        output, forward = ways["output"], ways["forward"]
+        none = circuit.constant(_NONE, self.domain.interfaces.width)
+        sent = self._rerouted(start, self._hook("output", (output, start)))
+        left = self._hook("postrouting", sent, "output")
+        loops = circuit.both(left[0], self.domain.within(left[1], "oif", single(_LO)))
+        came = self._mixed(output, self._looped(left[1]), start | {"oif": none})
+        self.looping = output
+        into = self._hook("prerouting", (circuit.either(-output, loops), came))
+        inside = self._hook("input", (circuit.both(into[0], -forward), into[1]))
+        self.looping = FALSE
+        through = self._hook("forward", self._forwarded(circuit.both(into[0], forward), into[1] | {"oif": start["oif"]}))
+        gone = self._hook("postrouting", through)
         way = self.way
         way.ended = {kind: circuit.some(literals) for kind, literals in self.endings.items()}
-        way.ended["accept"] = circuit.either(inside[0], left[0])
-        way.fields = self._mixed(ways["input"], inside[1], left[1])
+        away = circuit.both(left[0], -loops)
+        way.ended["accept"] = circuit.some([inside[0], gone[0], away])
+        way.fields = self._mixed(forward, gone[1], self._mixed(away, left[1], inside[1]))
+        way.routed = circuit.both(into[0], -output), into[1]
         way.made = self.encoder.made
+        way.steady = all(
+            self.encoder.touched(known.key) <= _OF_FLOWS and not self.encoder.asks(known.key)
+            for chains in self.hooks.values() for known in chains if known.chain.type == "nat"
+        )  # fmt: skip
         return way
+
+    def _looped(self, values: Mapping[str, Vector]) -> dict[str, Vector]:
+        """What the loopback device brings in again: its flow and mark stay, its socket is another."""
+        circuit, domain, width = self.circuit, self.domain, self.domain.interfaces.width
+        new = {"iif": circuit.constant(_LO, width), "oif": circuit.constant(_NONE, width)}
+        new |= {name: domain.free(("looped", name), FIELDS[name].width) for name in ("skuid", "skgid")}
+        new["socket"] = domain.free(("looped", "socket"), 1)
+        new["packet_type"] = domain.bounded(("looped", "packet_type"), FIELDS["packet_type"].width, 0, 3)
+        return dict(values) | new
+
+    def _forwarded(self, literal: int, values: dict[str, Vector]) -> Packets:
+        """A hop is taken off a packet, if it has one left (ip_forward, ip6_forward: before the hook)."""
+        circuit, borrow, bits = self.circuit, TRUE, []
+        alive = circuit.within(values["ttl"], ((2, 255),))
+        for bit in reversed(values["ttl"].bits):
+            bits.append(circuit.differ(bit, borrow))
+            borrow = circuit.both(borrow, -bit)
+        return circuit.both(literal, alive), values | {"ttl": circuit.vector(reversed(bits))}
+
+    def _rerouted(self, sent: Mapping[str, Vector], packets: Packets) -> Packets:
+        """Behind output, a packet with another destination is routed again, and one that a chain of type route changed
+        (ip_route_me_harder, net/ipv4/netfilter.c).
+        """
+        circuit, domain, (literal, values) = self.circuit, self.domain, packets
+        moved = circuit.unequal(sent["daddr"], values["daddr"])
+        if moved == self.remarked == FALSE:
+            return packets
+        here = circuit.both(moved, domain.within(values, "daddr_type", _LOCAL))
+        anew = circuit.mux(here, circuit.constant(_LO, domain.interfaces.width), domain.route(values))
+        return literal, values | {"oif": circuit.mux(circuit.either(moved, self.remarked), anew, values["oif"])}
 
     def _mixed(self, which: int, yes: Mapping[str, Vector], no: Mapping[str, Vector]) -> dict[str, Vector]:
         return {name: self.circuit.mux(which, vector, no[name]) for name, vector in yes.items()}
 
-    def _hook(self, hook: str, packets: Packets) -> Packets:
+    def _hook(self, hook: str, packets: Packets, way: str = "") -> Packets:
         """The packets that a hook lets through."""
         tracking = hook in {"prerouting", "output"}
         chains = self.hooks[hook]
+        self.encoder.atoms.stage = f"{hook} {way}"
         if tracking:
             early = [known for known in chains if effective_priority(known) <= CONNTRACK]
             packets = self._untracked(hook, early, packets)
@@ -125,31 +182,51 @@ class _Walk:
 
     def _untracked(self, hook: str, chains: list[KnownChain], packets: Packets) -> Packets:
         """Before connection tracking a packet has no state, which rules see as invalid; but on lo it has one."""
-        if not chains:
-            return packets
         circuit, (literal, values) = self.circuit, packets
         tracked = values["ct_state"]
-        lo = circuit.within(values["iif"], single(1)) if hook == "prerouting" else FALSE
-        hidden = circuit.mux(lo, tracked, circuit.constant(0, len(tracked.bits)))
-        self.encoder.untracked = True
-        literal, values = self._chains(hook, chains, (literal, values | {"ct_state": hidden}))
-        self.encoder.untracked = False
-        now = values["ct_state"]
-        if now is not hidden:
-            tracked = circuit.mux(circuit.within(now, STATE["untracked"]), now, tracked)
-        return literal, values | {"ct_state": tracked}
+        lo = circuit.within(values["iif"], single(_LO)) if hook == "prerouting" else FALSE
+        if chains:
+            hidden = circuit.mux(lo, tracked, circuit.constant(0, len(tracked.bits)))
+            zone = values["zone"]
+            self.encoder.untracked = True
+            literal, values = self._chains(hook, chains, (literal, values | {"ct_state": hidden}))
+            self.encoder.untracked = False
+            now = values["ct_state"] if values["ct_state"] is not hidden else None
+            found = {} if values["zone"] is zone else self.domain.elsewhere(hook)
+            values = values | {"ct_state": tracked}
+            for name, vector in found.items():
+                values[name] = circuit.mux(values["zone"].bits[0], vector, values[name])
+            values["zone"] = zone
+            if now is not None:
+                off = circuit.within(now, STATE["untracked"])
+                values["ct_state"] = circuit.mux(off, now, values["ct_state"])
+        return literal, values | {"ct_state": self._left_alone(lo, values)}
+
+    def _left_alone(self, lo: int, values: Mapping[str, Vector]) -> Vector:
+        """The state, where connection tracking leaves some messages of ICMPv6 alone."""
+        circuit, state = self.circuit, values["ct_state"]
+        if self.domain.version == 4:
+            return state
+        asked = {"protocol": single(58), "fragment": single(0), "icmp_type": UNTRACKED_ICMPV6}
+        listed = [self.domain.within(values, name, numbers) for name, numbers in asked.items()]
+        return circuit.mux(circuit.every([-lo, *listed]), circuit.constant(4, len(state.bits)), state)
 
     def _chains(self, hook: str, chains: Iterable[KnownChain], packets: Packets) -> Packets:
         for known in chains:
+            before = packets[1]
             packets = self._base(hook, known, packets, TRUE)
+            if known.chain.type == "route":
+                changed = [self.circuit.unequal(before[name], packets[1][name]) for name in _ROUTING]
+                self.remarked = self.circuit.some([self.remarked, *changed])
         return packets
 
     def _base(self, hook: str, known: KnownChain, packets: Packets, asked: int) -> Packets:
         """Through one base chain, which only those packets enter that are `asked`."""
         circuit, (literal, values) = self.circuit, packets
+        self.encoder.passing += 1
         made = self.encoder.chain(known, values, hook)
         entry = circuit.both(literal, asked)
-        made.entry = entry
+        made.entry = circuit.either(made.entry, entry)
         self.way.bases.append(made)
         ended = dict(made.ended)
         accepted = ended.pop("accept", FALSE)
@@ -176,7 +253,8 @@ class _Walk:
         related = circuit.both(
             domain.within(values, "ct_state", STATE["related"]), -domain.within(values, "protocol", _RELATED_NOT)
         )
-        walking = circuit.both(circuit.either(new, related), -old)
+        old, asked_before = circuit.both(old, -self.looping), circuit.both(domain.later, domain.loose)
+        walking = circuit.every([circuit.either(new, related), -old, -self.looping, -asked_before])
         for known in chains:
             literal, values = self._base(hook, known, (literal, values), walking)
             walking = circuit.both(walking, -self.way.bases[-1].natted)
