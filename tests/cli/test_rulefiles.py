@@ -94,3 +94,10 @@ def test_syntax_errors(tmp_path: Path) -> None:
     (tmp_path / "b").write_text('{"nftables": [')
     with pytest.raises(RuleSyntaxError, match="b:1:"):
         load_file(str(tmp_path / "b"))
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_rules(tmp_path: Path) -> None:
+    """Editors of other systems put a byte order mark in front of a file."""
+    file = tmp_path / "marked.rules"
+    file.write_bytes(b"\xef\xbb\xbf*filter\r\n:INPUT DROP [0:0]\r\nCOMMIT\r\n")
+    assert load_file(str(file)).chains[0].chain.policy == "drop"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from conntracker.rules.chain import Chain
-from conntracker.rules.order import base_chains, precedes_nat
+from conntracker.rules.order import base_chains, precedes_nat, unsettled
 from conntracker.rules.ruleset import KnownChain, Ruleset
 
 
@@ -40,3 +40,12 @@ def test_nat_is_called_where_its_first_chain_of_any_hook_was_made(chains: tuple[
     before = [known for known in found if precedes_nat(Ruleset(chains), 4, known)]
     nat = [index for index, known in enumerate(found) if known.chain.type == "nat"]
     assert not nat or before == found[: nat[0]]
+
+
+def test_whose_chains_come_first_is_not_always_known() -> None:
+    """Legacy and nft chains with rules at one hook and priority are told; empty ones are no matter."""
+    text = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j DROP\nCOMMIT\n"
+    legacy = Ruleset.parse(text, kind="iptables-legacy")
+    both = Ruleset.joined([legacy, Ruleset.parse(text, kind="iptables-nft")])
+    assert unsettled(both, 4) == [("input", 0)]
+    assert unsettled(both, 6) == unsettled(legacy, 4) == []

@@ -87,8 +87,8 @@ def _inside(netns: str | None) -> contextlib.AbstractContextManager[object]:
 
 def _text(name: str) -> str:
     if name == "-":
-        return sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+        return sys.stdin.buffer.read().decode("utf-8-sig", "surrogateescape")
     if os.path.isdir(name):
         raise IsADirectoryError(21, "is a directory, not a ruleset", name)
-    with open(name, encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with open(name, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         return file.read()

@@ -80,6 +80,7 @@ def run(args: Namespace) -> int:
 
 def _of_packet(args: Namespace) -> Iterator[tuple[str | None, str]]:
     """(verdict, line) of the answer for the packet that the options describe."""
+    from conntracker.rules.order import unsettled
     from conntracker.rules.walk import walk
 
     if args.limit is not None:
@@ -95,6 +96,11 @@ def _of_packet(args: Namespace) -> Iterator[tuple[str | None, str]]:
     if host is not None:
         way, more = _live_way(args, packet, host)
         supposed += more
+    version = 4 if packet["family"] == 4 else 6
+    supposed += [
+        f"chains of nft and of legacy tables at {hook} priority {priority}: nft's are taken to come first"
+        for hook, priority in unsettled(ruleset, version)
+    ]
     answer = walk(ruleset, packet, way, host=host, passed=args.passed)
     yield from _lines(args, packet, answer, supposed)
 

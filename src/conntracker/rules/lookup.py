@@ -31,7 +31,8 @@ class Axis:
     """The classes of a field's values, masked or not: from 0; `size` is that of unknown ones, `size` + 1 of none."""
 
     def __init__(self, name: str, mask: int | None, width: int) -> None:
-        self.name, self.mask, self.width = name, mask, width
+        self.name, self.width = name, width
+        self.mask = None if mask is None else mask & ((1 << width) - 1)
         self._bounds: set[int] = {0}
         self.patterns: set[str] = set()
         self._names: dict[str, int] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conntracker.rules.ruleset import KnownChain, Ruleset
 
-__all__ = ["CONNTRACK", "WAYS", "base_chains", "effective_priority", "precedes_nat"]
+__all__ = ["CONNTRACK", "WAYS", "base_chains", "effective_priority", "precedes_nat", "unsettled"]
 
 # The hooks that a packet passes: to this host, through it, from it.
 WAYS = {
@@ -43,6 +43,16 @@ def base_chains(ruleset: Ruleset, version: int, hook: str) -> list[KnownChain]:
         if known.chain.hook == hook and known.chain.family in families
     ]
     return [known for _, known in sorted(found, key=lambda one: one[0])]
+
+
+def unsettled(ruleset: Ruleset, version: int) -> list[tuple[str, int]]:
+    """Hook and priority of the places where legacy tables and nft's have chains, and none says whose come first."""
+    kinds: dict[tuple[str, int], set[bool]] = {}
+    for known in ruleset.chains:
+        if known.chain.hook is not None and known.chain.family in _FAMILIES[version] and known.meanings:
+            place = known.chain.hook, effective_priority(known)
+            kinds.setdefault(place, set()).add(known.chain.kind == "iptables-legacy")
+    return [place for place, found in kinds.items() if len(found) == 2]
 
 
 def precedes_nat(ruleset: Ruleset, version: int, known: KnownChain) -> bool:

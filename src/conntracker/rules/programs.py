@@ -32,6 +32,10 @@ _SOURCES = {
 }  # fmt: skip
 
 
+# Tables of which packets of a version see nothing.
+_OTHERS = {4: "ip6", 6: "ip"}
+
+
 class Boxes:
     """An AnyOf, of the boxes that packets of one version can be in."""
 
@@ -148,6 +152,8 @@ class Programs:
         rules: list[int] = []
         codes: list[int] = []
         targets: list[int] = []
+        if known.chain.family == _OTHERS[self.version]:
+            return
         for number, (_, meaning) in enumerate(known.items()):
             plan = _plan(meaning, self.version)
             if plan is None:

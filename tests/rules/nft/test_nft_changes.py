@@ -39,3 +39,11 @@ def test_a_rule_ends_where_the_value_to_be_set_cannot_be_read(key: Any, value: A
     parts = known.meanings[0].parts
     assert list(parts[: len(needs)]) == needs
     assert isinstance(parts[len(needs)], Assign)
+
+
+def test_an_option_is_taken_out_of_tcp_alone() -> None:
+    """`reset tcp option` ends its rule for a packet of another protocol."""
+    expr = [{"reset": {"tcp option": {"name": "sack-perm"}}}, {"drop": None}]
+    rule = {"rule": {"family": "inet", "table": "t", "chain": "c", "expr": expr}}
+    (known,) = parse_json({"nftables": [rule]}).chains
+    assert known.meanings[0].parts[0] == In("protocol", single(6))

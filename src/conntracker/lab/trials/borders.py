@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from conntracker.lab.trials.aim import Aim
 from conntracker.lab.trials.space import Space
@@ -27,6 +28,7 @@ __all__ = ["Choice", "around", "choose", "way_of"]
 
 _TRIES = 12  # at a witness of a rule, each round
 _ROUNDS = 8
+_NEARLY = 6  # at a packet that one term alone keeps from a rule
 _PAIRS = 3
 _NO_VERDICT = Verdict("continue")
 
@@ -46,12 +48,12 @@ def choose(
     *,
     seed: int = 0,
     sendable: Callable[[Packet], bool] = lambda _: True,
-    witnesses: Sequence[Packet] = (),
+    witnesses: Mapping[int, Packet] = MappingProxyType({}),
 ) -> Choice:
     """At most `most` packets of all IP versions that the ruleset has chains for.
 
     sendable   whether a packet can be made
-    witnesses  packets known to match something: where to start from
+    witnesses  packets that match rules, by id of the rule: where to start from
     """
     choice, versions = Choice(), ruleset.families()
     found: set[int] = set()
@@ -59,9 +61,10 @@ def choose(
         draw = random.Random(f"{seed}/{version}")  # noqa: S311 - nothing secret hangs on it
         limit = most * (number + 1) // len(versions)
         chooser = _Chooser(ruleset, space, version, draw, sendable, choice, limit)
-        for packet in witnesses:
+        for rule, packet in witnesses.items():
             if packet.get("family") == version:
-                chooser.keep(space.settled(space.completed(packet, draw)))
+                chooser.given[rule] = made = space.settled(space.completed(packet, draw))
+                chooser.keep(made)
         chooser.choose()
         found |= chooser.matched
     choice.without = [rule for known in ruleset.chains for rule in known.chain.rules if id(rule) not in found]
@@ -108,6 +111,7 @@ class _Chooser:
         self.aim = Aim(ruleset, space, version, draw)
         self.course, self.host = Course(ruleset, version), space.host
         self.matched: set[int] = set()  # id of rules
+        self.given: dict[int, Packet] = {}  # by id of the rule
         self._kept: set[tuple[object, ...]] = set()
         self._known = ruleset.by_key()
         self._callers = _callers(ruleset)
@@ -154,16 +158,39 @@ class _Chooser:
     def rule(self, known: KnownChain, index: int, deep: bool) -> None:
         """Packets for one rule: a witness, and if it is `deep`, those on its borders."""
         rule, meaning = known.chain.rules[index], known.meanings[index]
-        for _ in range(_TRIES):
-            packet = self._witness(known, meaning)
-            if packet is None or not self._matches(packet, rule):
-                continue
+        packet = self._matching(known, rule, meaning)
+        if packet is not None:
             self.matched.add(id(rule))
             self.keep(packet)
-            if deep:
-                self._borders(packet, rule, meaning)
-                self._pairs(packet, known, index)
+        if not deep:
             return
+        if packet is not None:
+            self._borders(packet, rule, meaning)
+            self._pairs(packet, known, index)
+        else:
+            self._nearly(known, rule, meaning)
+
+    def _matching(self, known: KnownChain, rule: Rule, meaning: Meaning) -> Packet | None:
+        """A packet that comes to the rule and matches it."""
+        given = self.given.get(id(rule))
+        for number in range(_TRIES):
+            packet = given if given is not None and number == 0 else self._witness(known, meaning)
+            if packet is not None and self._matches(packet, rule):
+                return packet
+        return None
+
+    def _nearly(self, known: KnownChain, rule: Rule, meaning: Meaning) -> None:
+        """Packets that one term alone keeps from a rule that no packet matches: they would, if the term were lost."""
+        for part in meaning.parts:
+            if not isinstance(part, In | Named | AnyOf) or (isinstance(part, In) and part.field == "family"):
+                continue
+            rest = replace(meaning, parts=tuple(one for one in meaning.parts if one is not part))
+            for _ in range(_NEARLY):
+                packet = self._witness(known, rest)
+                if packet is not None and self._observable(packet, rule, meaning, part):
+                    self.keep(packet)
+                    self._variants(packet, rule, meaning, part)
+                    break
 
     def _witness(self, known: KnownChain, meaning: Meaning, *more: Meaning) -> Packet | None:
         """A packet made for the rule and for the jumps that lead to it: it may be taken away before."""
@@ -212,10 +239,13 @@ class _Chooser:
     def _borders(self, packet: Packet, rule: Rule, meaning: Meaning) -> None:
         for part in meaning.parts:
             if isinstance(part, In | Named | AnyOf | Branches):
-                for variant in variants(self.aim, packet, part):
-                    made = self.space.settled(variant)
-                    if self.sendable(made) and self._observable(made, rule, meaning, part):
-                        self.keep(made)
+                self._variants(packet, rule, meaning, part)
+
+    def _variants(self, packet: Packet, rule: Rule, meaning: Meaning, part: In | Named | AnyOf | Branches) -> None:
+        for variant in variants(self.aim, packet, part):
+            made = self.space.settled(variant)
+            if self.sendable(made) and self._observable(made, rule, meaning, part):
+                self.keep(made)
 
     def _observable(self, packet: Packet, rule: Rule, meaning: Meaning, part: Part) -> bool:
         """Whether the packet matches the rule, or does not for this term alone."""

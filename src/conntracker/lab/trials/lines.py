@@ -11,6 +11,8 @@ __all__ = ["Line", "line_of", "lines_of", "text_of"]
 # hook, kind, family, table, chain, type, position, verdict, target, priority
 Line = tuple[str | None, str, str, str, str, str, int | None, str | None, str | None, int | None]
 
+_OF_IPTABLES = frozenset(("raw", "mangle", "nat", "filter", "security"))
+
 
 def lines_of(steps: Iterable[Step]) -> tuple[Line, ...]:
     """What is compared of the steps of a packet."""
@@ -18,10 +20,14 @@ def lines_of(steps: Iterable[Step]) -> tuple[Line, ...]:
 
 
 def line_of(step: Step) -> Line:
-    """What is compared of a step: not the handle and the text, which one of the two may not have."""
+    """What is compared of a step: not the handle and the text, which one of the two may not have.
+
+    A table with a name of iptables' may be either's: what nft made there in the same shape is iptables' to both.
+    """
     position = None if step.rule is None else step.rule.position
+    shared = step.kind == "nft" and step.family in {"ip", "ip6"} and step.table in _OF_IPTABLES
     return (
-        step.hook, step.kind, step.family, step.table, step.chain, step.type, position, step.verdict, step.target,
+        step.hook, "iptables-nft" if shared else step.kind, step.family, step.table, step.chain, step.type, position, step.verdict, step.target,
         step.priority,
     )  # fmt: skip
 

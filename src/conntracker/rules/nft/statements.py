@@ -24,7 +24,7 @@ __all__ = ["Place", "meaning_of"]
 _NATS = {"snat", "dnat", "masquerade", "redirect"}
 
 # Statements that only do something, as far as rules see (net/netfilter/nft_*.c: none of them ends the rule).
-_EFFECTS = {"log", "counter", "last", "dup", "flow", "ct helper", "ct timeout", "secmark", "reset"}
+_EFFECTS = {"log", "counter", "last", "dup", "flow", "ct helper", "ct timeout", "secmark"}
 
 
 _DECIDING = {"limit", "quota", "ct count"}  # in a set's element: what ends the rule if it says so
@@ -126,6 +126,11 @@ class _Reader:
         if isinstance(inner, dict) and isinstance(inner.get("map"), dict):
             self.key(inner["map"], statement_text({name: inner}))
         self.parts.append(Effect(name, statement_text({name: inner})))
+
+    def strip(self, name: str, inner: Any) -> None:
+        """`reset tcp option`: of what is no TCP it ends the rule (nft_exthdr_tcp_strip_eval, nft_exthdr.c)."""
+        self.add([In("protocol", single(6))])
+        self.effect(name, inner)
 
     def count(self, name: str, inner: Any) -> None:
         if isinstance(inner, dict) and isinstance(inner.get("packets"), int) and isinstance(inner.get("bytes"), int):
@@ -247,6 +252,7 @@ _READINGS: dict[str, _Reading] = {
     "connlimit": _Reader.limited,
     "ct expectation": _Reader.limited,
     "counter": _Reader.count,
+    "reset": _Reader.strip,
     "vmap": _Reader.vmap,
     "reject": _Reader.reject,
     "queue": _Reader.queue,

@@ -12,7 +12,7 @@ from conntracker.rules.solve.domain import Witness
 from conntracker.rules.solve.encode import Encoded, Place
 from conntracker.rules.solve.model import Local, Question, question, witness
 from conntracker.rules.solve.samples import Samples
-from conntracker.rules.solve.unused import unused_places
+from conntracker.rules.solve.unused import elsewhere, unused_places
 from conntracker.rules.terms import Atom
 from conntracker.steps import Rule
 
@@ -65,14 +65,14 @@ def dead(
     for version in ruleset.families():
         with question([ruleset], version, local) as asked:
             _Search(ruleset, asked, found, explain, only).run()
-    unused = unused_places(ruleset)
+    unused, beside = unused_places(ruleset), elsewhere(ruleset)
     out = []
     for known in ruleset.chains:
         for index, rule in enumerate(known.chain.rules):
             place = known.key, index
             if place in unused:
                 out.append(Dead(rule, (), reason="unused chain"))
-            elif place in found and not found[place].live:
+            elif place in found and not found[place].live and known.key not in beside:
                 out.append(_dead(rule, found[place]))
     return out
 

@@ -18,7 +18,7 @@ from conntracker.rules.solve.circuit import FALSE, TRUE, Circuit, Vector
 from conntracker.rules.solve.names import Interfaces
 from conntracker.rules.terms import Atom
 
-__all__ = ["CONNTRACK_FIELDS", "SOMETIMES", "STATE", "Domain", "Values", "Witness"]
+__all__ = ["CONNTRACK_FIELDS", "ROUTING", "SOMETIMES", "STATE", "Domain", "Values", "Witness"]
 
 # A packet's fields where it stands: after a rule has changed one, it is another vector. Beside the fields there are
 # `socket`, whether it has one, and `zone`, whether connection tracking was told to look for its flow elsewhere.
@@ -37,7 +37,8 @@ _MULTICAST = {4: normal([(0xE0000000, 0xEFFFFFFF)]), 6: normal([(0xFF << 120, (1
 _SRC_NAT, _DST_NAT = 1 << 4, 1 << 5  # IPS_SRC_NAT, IPS_DST_NAT
 _SEEN_REPLY = 1 << 1
 _LOOPBACK = {4: normal([(127 << 24, (128 << 24) - 1)]), 6: single(1)}
-_ROUTING = ("mark", "tos", "saddr", "daddr")
+# What routing reads of a packet.
+ROUTING = ("mark", "tos", "saddr", "daddr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ class Domain:
 
     def route(self, values: Values) -> Vector:
         """The interface that routing chooses anew: any there is, and for equal packets the same."""
-        key = tuple(values[name] for name in _ROUTING)
+        key = tuple(values[name] for name in ROUTING)
         found = next((chosen for before, chosen in self._routes if before == key), None)
         if found is None:
             found = self.bounded(("route", key), self.interfaces.width, 1, len(self.interfaces.names) - 1)
@@ -178,7 +179,9 @@ class Domain:
         return found
 
     def telling(self) -> list[int]:
-        """Literals that hold where what NAT is free to choose is nothing that the packet had, or other NAT gives."""
+        """Literals that hold where what NAT is free to choose is nothing that the packet had, or other NAT gives; and
+        where a packet that is routed again leaves by the same interface.
+        """
         free, literals = set(self._free.values()), []
         for pairs in self._nat.values():
             results = dict.fromkeys(new for _, new in pairs)
@@ -186,6 +189,7 @@ class Domain:
                 if new in free:
                     others = [old, *(other for other in results if other != new)]
                     literals += [self.circuit.unequal(new, other) for other in others]
+        literals += [-self.circuit.unequal(found, self.start["oif"]) for _, found in self._routes]
         return [one for one in dict.fromkeys(literals) if one != TRUE]
 
     # --- what is certain ---

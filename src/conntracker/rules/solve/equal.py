@@ -1,37 +1,55 @@
 """Whether two rulesets do the same with every packet.
 
 They do if each packet ends alike: accepted, dropped, rejected with the same answer, queued; and if it is accepted, with
-the same addresses, ports, marks, TOS, TTL, TCP flags and connection tracking. Atoms of equal text have equal outcomes
+the same fields of packets and flows. What routing reads behind prerouting (marks, TOS, addresses) must be the same too,
+and where a program is asked about a packet, what becomes of it in either case. Atoms of equal text have equal outcomes
 in both; stateful ones are paired in the order in which they come, the first `limit` of a text with the other's first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from conntracker.rules.fields import FIELDS
 from conntracker.rules.ruleset import Ruleset
+from conntracker.rules.solve.apart import apart
 from conntracker.rules.solve.circuit import FALSE, Circuit
 from conntracker.rules.solve.dead import ALWAYS, dead
-from conntracker.rules.solve.domain import Witness
+from conntracker.rules.solve.domain import ROUTING, Values, Witness
 from conntracker.rules.solve.model import Local, Question, question, witness
 from conntracker.rules.solve.ways import Way
 from conntracker.steps import Rule
 
-__all__ = ["CHANGED_FIELDS", "Equal", "Unequal", "changed_fields", "equivalent", "outcomes", "unequal", "versions_of", "without_dead"]
+__all__ = [
+    "CHANGED_FIELDS",
+    "Equal",
+    "Unequal",
+    "changed_fields",
+    "equivalent",
+    "outcomes",
+    "unequal",
+    "versions_of",
+    "without_dead",
+]
 
 # What a packet that is accepted takes along.
-CHANGED_FIELDS = ("saddr", "daddr", "sport", "dport", "mark", "ct_mark", "ct_state", "tos", "ttl", "tcp_flags")
+_FOLLOWING = ("saddr_type", "daddr_type")  # from the addresses
+CHANGED_FIELDS = (*(name for name in FIELDS if name not in _FOLLOWING), "oif")
 
 
 @dataclass(frozen=True, slots=True)
 class Equal:
-    """Both do the same with all packets of these IP versions, for every outcome of the atoms."""
+    """Both do the same with all packets of these IP versions, for every outcome of the atoms.
+
+    apart   what is not the same in both, and was not compared: see solve.apart; true only if there is nothing
+    """
 
     versions: tuple[int, ...]
+    apart: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return True
+        return not self.apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +76,7 @@ def equivalent(one: Ruleset, other: Ruleset, local: Local = None) -> Equal | Une
             found = _differing(asked)
             if found is not None:
                 return found
-    return Equal(versions)
+    return Equal(versions, apart(one, other))
 
 
 def _apart(one: Ruleset, other: Ruleset) -> set[Rule]:
@@ -102,17 +120,24 @@ def outcomes(ways: Sequence[Way]) -> list[str]:
 
 
 def changed_fields(circuit: Circuit, one: Way, other: Way) -> int:
-    """Whether a packet that both accept leaves them with different fields."""
-    literals = []
-    for name in CHANGED_FIELDS:
-        unequal_ = circuit.unequal(one.fields[name], other.fields[name])
-        if unequal_ != FALSE:
-            present = one.domain.present
-            literals.append(
-                circuit.both(unequal_, circuit.either(present(one.fields, name), present(other.fields, name)))
-            )
+    """Whether a packet that both accept leaves them with different fields, or comes to routing with what makes it
+    choose otherwise.
+    """
+    literals = _unequal_fields(one, one.fields, other.fields, CHANGED_FIELDS)
+    literals += _unequal_fields(one, one.routed[1], other.routed[1], ROUTING, one.routed[0], other.routed[0])
     accepted = circuit.both(one.ended["accept"], other.ended["accept"])
     return circuit.both(accepted, circuit.some(literals))
+
+
+def _unequal_fields(way: Way, one: Values, other: Values, names: Iterable[str], *where: int) -> list[int]:
+    circuit, present = way.domain.circuit, way.domain.present
+    literals = []
+    for name in names:
+        unequal_ = circuit.unequal(one[name], other[name])
+        if unequal_ != FALSE:
+            has = circuit.either(present(one, name), present(other, name))
+            literals.append(circuit.every([unequal_, has, *where]))
+    return literals
 
 
 def unequal(circuit: Circuit, one: Way, other: Way) -> int:

@@ -17,6 +17,7 @@ from conntracker.rules.solve.circuit import FALSE, TRUE
 from conntracker.rules.solve.encode import Encoded, Place
 from conntracker.rules.solve.model import Local, Question, question
 from conntracker.rules.solve.samples import Samples
+from conntracker.rules.solve.unused import elsewhere
 from conntracker.rules.terms import Assign, Atom, Effect, Nat
 from conntracker.steps import Rule
 
@@ -52,7 +53,10 @@ def redundant(ruleset: Ruleset, local: Local = None) -> list[Redundant]:
         with question([ruleset], version, local) as asked:
             _Search(ruleset, asked, proven, refuted).run()
     out = []
+    beside = elsewhere(ruleset)
     for known in ruleset.chains:
+        if known.key in beside:
+            continue
         for index, rule in enumerate(known.chain.rules):
             place = known.key, index
             if place in proven and place not in refuted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["refusal"]
 
-# icmpx names an answer of both IP versions (nft_reject_icmp_code and nft_reject_icmpv6_code, net/netfilter/nft_reject.c).
+# icmpx names an answer of both IP versions (nft_reject_icmp_code, nft_reject_icmpv6_code, net/netfilter/nft_reject.c).
 _BOTH = {
     "port-unreachable": ("port-unreachable", "port-unreachable"),
     "admin-prohibited": ("admin-prohibited", "admin-prohibited"),

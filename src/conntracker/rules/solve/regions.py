@@ -49,8 +49,8 @@ class Change:
     """A set of packets that end otherwise than before.
 
     kind      newly accepted, newly dropped, newly rejected, otherwise refused, or otherwise changed (NAT, marks)
-    box       by field (`daddr given`: what the flow's NAT makes of it), its values: intervals, bits, names of interfaces
-              (Interfaces.labels), None for packets that lack the field; other fields don't matter
+    box       by field (`daddr given`: what the flow's NAT makes of it), its values: intervals, bits, names of
+              interfaces (Interfaces.labels), None for packets that lack the field; other fields don't matter
     atoms     (text, outcome) of matches that must be so
     witness   one of the packets
     """
@@ -140,12 +140,23 @@ class _Search:
                 continue
             told = self.circuit.new()  # what was told is put aside for packets that end like this only
             for way, literal in self.domain.ways.items():
-                for more in self._sorts():
-                    yield from self._of(before, after, way, differs, [told, literal, *more])
+                for flow, chosen in self._sorts():
+                    sort = [told, literal, *flow]
+                    yield from self._of(before, after, way, differs, sort, self._possible(chosen, [differs, *sort]))
 
-    def _sorts(self) -> Iterator[list[int]]:
-        """Packets of flows that have no NAT first, then those whose flow was given one; where NAT is free to choose,
-        those for which it chooses something that tells first.
+    def _possible(self, chosen: list[int], held: list[int]) -> list[int]:
+        """Those of the literals that can hold together: packets that loop come by the same NAT twice."""
+        kept: list[int] = []
+        if not chosen or not self.session.ask(*held):
+            return kept
+        for literal in chosen:
+            if self.session.ask(*held, *kept, literal):
+                kept.append(literal)
+        return kept
+
+    def _sorts(self) -> Iterator[tuple[list[int], list[int]]]:
+        """Packets of flows that have no NAT first, then those whose flow was given one; where NAT or routing are free
+        to choose, those for which they choose something that tells first.
         """
         domain = self.domain
         one, other = domain.translated.values()
@@ -153,11 +164,13 @@ class _Search:
         first = [-one, -other, -domain.later, *(-literal for literal in domain.handed)]
         for flow in (first, [-one, -other], [one, -other], [-one, other], [one, other]):
             if telling:
-                yield [*flow, *telling]
-            yield flow
+                yield flow, telling
+            yield flow, []
 
-    def _of(self, before: str, after: str, way: str, differs: int, held: list[int]) -> Iterator[Change]:
-        points = 0
+    def _of(
+        self, before: str, after: str, way: str, differs: int, sort: list[int], chosen: list[int]
+    ) -> Iterator[Change]:
+        points, held = 0, [*sort, *chosen]
         while self.session.ask(differs, *held) and (found := witness(self.asked, (differs, *held))) is not None:
             box = self._point(found)
             if self.session.ask(*held, *box.literals.values(), -differs):
@@ -166,7 +179,8 @@ class _Search:
                 self._dropped(box, held, differs)
                 for field in list(box.values):
                     self._widened(box, field, held, differs)
-            self.session.imply([-literal for literal in (*box.literals.values(), *held)])
+            # Told is told, whatever else might be chosen.
+            self.session.imply([-literal for literal in (*box.literals.values(), *sort)])
             yield Change(
                 kind_of(before, after), before, after, self.domain.version, way, self._shown(box),
                 tuple(box.atoms.values()), found,

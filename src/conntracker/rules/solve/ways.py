@@ -15,13 +15,12 @@ from conntracker.rules.order import CONNTRACK, base_chains, effective_priority, 
 from conntracker.rules.packets import UNTRACKED_ICMPV6
 from conntracker.rules.ruleset import KnownChain, Ruleset
 from conntracker.rules.solve.circuit import FALSE, TRUE, Vector
-from conntracker.rules.solve.domain import STATE, Domain
+from conntracker.rules.solve.domain import ROUTING, STATE, Domain
 from conntracker.rules.solve.encode import Atoms, Encoded, Encoder, Place
 
 __all__ = ["Way", "encode", "entered"]
 
 _RELATED_NOT = normal([(1, 1), (58, 58)])  # ICMP errors go the way of the flow that they are about (nf_nat_proto.c)
-_ROUTING = ("mark", "tos", "saddr", "daddr")  # what routing reads of a packet
 # What all packets of a flow have, as they come.
 _OF_FLOWS = frozenset((
     "family", "saddr", "daddr", "protocol", "fragment", "sport", "dport", "icmp_type", "icmp_code", "saddr_type",
@@ -113,14 +112,16 @@ class _Walk:
         into = self._hook("prerouting", (circuit.either(-output, loops), came))
         inside = self._hook("input", (circuit.both(into[0], -forward), into[1]))
         self.looping = FALSE
-        through = self._hook("forward", self._forwarded(circuit.both(into[0], forward), into[1] | {"oif": start["oif"]}))
+        kept = {name: start[name] for name, vector in into[1].items() if vector is came[name]}  # none of these looped
+        onward = into[1] | kept | {"oif": start["oif"]}
+        through = self._hook("forward", self._forwarded(circuit.both(into[0], forward), onward))
         gone = self._hook("postrouting", through)
         way = self.way
         way.ended = {kind: circuit.some(literals) for kind, literals in self.endings.items()}
         away = circuit.both(left[0], -loops)
         way.ended["accept"] = circuit.some([inside[0], gone[0], away])
         way.fields = self._mixed(forward, gone[1], self._mixed(away, left[1], inside[1]))
-        way.routed = circuit.both(into[0], -output), into[1]
+        way.routed = circuit.both(into[0], -output), into[1] | kept
         way.made = self.encoder.made
         way.steady = all(
             self.encoder.touched(known.key) <= _OF_FLOWS and not self.encoder.asks(known.key)
@@ -216,7 +217,7 @@ class _Walk:
             before = packets[1]
             packets = self._base(hook, known, packets, TRUE)
             if known.chain.type == "route":
-                changed = [self.circuit.unequal(before[name], packets[1][name]) for name in _ROUTING]
+                changed = [self.circuit.unequal(before[name], packets[1][name]) for name in ROUTING]
                 self.remarked = self.circuit.some([self.remarked, *changed])
         return packets
 
