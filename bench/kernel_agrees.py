@@ -63,7 +63,7 @@ def file_sources(folders: Iterable[str]) -> Iterator[Source]:
     """Every file; saves twice."""
     for folder in folders:
         for path in sorted(Path(folder).rglob("*")) if Path(folder).is_dir() else [Path(folder)]:
-            if not path.is_file() or path.suffix in {".md", ".txt"}:
+            if not path.is_file() or path.suffix in {".md", ".txt", ".json"}:
                 continue
             text = path.read_text(errors="surrogateescape")
             if not any(line.startswith("*") for line in text.splitlines()):
@@ -147,6 +147,9 @@ def main() -> int:
         tasks = [pool.submit(try_one, source, packets, faults, arguments.seed + n) for n, source in enumerate(sources)]
         for task in as_completed(tasks):
             results.append(result := task.result())
+            if not len(results) % 10:
+                sent = sum(one.comparison.packets for one in results)
+                print(f"{len(results)} of {len(tasks)} rulesets, {sent:,} packets, {time.monotonic() - began:.0f} s", flush=True)
             if result.comparison.mismatches or result.lost:
                 differing = result.comparison.packets - result.comparison.same
                 print(f"\n{result.name}: {differing} of {result.comparison.packets} differ, {result.lost} lost")

@@ -107,11 +107,12 @@ RULES: list[tuple[str, tuple[Part, ...]]] = [
 ]  # fmt: skip
 
 NATS: list[tuple[str, tuple[Part, ...]]] = [
-    ("dnat ip to 1.2.3.4-1.2.3.6", (IPV4, Nat("dnat", (ONE[0], ONE[0] + 2), None, "dnat ip to 1.2.3.4-1.2.3.6"))),
+    ("dnat ip to 1.2.3.4-1.2.3.6", (Nat("dnat", (ONE[0], ONE[0] + 2), None, "dnat ip to 1.2.3.4-1.2.3.6", 4),)),
     ("tcp dport 80 dnat ip6 to [::1]:8080",
-     (TCP, In("dport", ((80, 80),)), IPV6, Nat("dnat", (1, 1), (8080, 8080), "dnat ip6 to [::1]:8080"))),
+     (TCP, In("dport", ((80, 80),)), Nat("dnat", (1, 1), (8080, 8080), "dnat ip6 to [::1]:8080", 6))),
     ("dnat ip to ip saddr map { 1.2.3.4 : 5.6.7.8 }",
-     (IPV4, In("saddr", (ONE,)), Nat("dnat", None, None, "dnat ip to ip saddr map { 1.2.3.4 : 5.6.7.8 }"))),
+     (IPV4, In("saddr", (ONE,)),
+      Nat("dnat", (0x05060708, 0x05060708), None, "dnat ip to ip saddr map { 1.2.3.4 : 5.6.7.8 }", 4))),
     ("meta l4proto tcp redirect to :8080", (TCP, Nat("redirect", None, (8080, 8080), "redirect to :8080"))),
 ]  # fmt: skip
 

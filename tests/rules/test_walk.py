@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from itertools import pairwise
 
 import pytest
 
@@ -269,3 +270,14 @@ def test_a_mark_may_send_a_packet_another_way(host: Host, verdict: str) -> None:
         "-A POSTROUTING -o eth0 -j DROP\nCOMMIT\n"
     )
     assert walk(Ruleset.parse(text), packet(iif="", oif="eth0"), "output", host=host).verdict == verdict
+
+
+def test_chains_may_be_deep_but_not_lead_back() -> None:
+    """A hundred chains inside each other are walked; one that leads back to itself is a ValueError that names it."""
+    names = [f"c{number}" for number in range(100)]
+    lines = [f":{name} - [0:0]" for name in names] + ["-A INPUT -j c0"]
+    lines += [f"-A {one} -j {other}" for one, other in pairwise(names)]
+    text = "\n".join(["*filter", ":INPUT ACCEPT [0:0]", *lines, "-A c99 -j {}", "COMMIT", ""])
+    assert walk(Ruleset.parse(text.format("DROP")), packet(), "input").verdict == "drop"
+    with pytest.raises(ValueError, match="chain c7 of table filter leads back to itself"):
+        walk(Ruleset.parse(text.format("c7")), packet(), "input")

@@ -15,7 +15,7 @@ from conntracker.rules.host import Host
 from conntracker.rules.intervals import normal, single
 from conntracker.rules.order import CONNTRACK, WAYS, base_chains, effective_priority
 from conntracker.rules.packets import Packet, completed
-from conntracker.rules.ruleset import KnownChain, Meaning, Ruleset, namespace_of
+from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset, namespace_of
 from conntracker.rules.state import UNKNOWN, Answers, Assumed, State
 from conntracker.rules.terms import AnyOf, Assign, Atom, Branches, In, Named, Nat, Term, Verdict
 from conntracker.steps import UNDECIDED, Path, Rule, Step
@@ -28,7 +28,7 @@ _BEFORE_ROUTING = frozenset(("prerouting", "output"))
 _LOCAL_TYPES = frozenset(ROUTE_TYPES.index(name) for name in ("local", "broadcast", "anycast", "multicast"))
 _LOOPBACK = "lo"
 _LOCAL = ROUTE_TYPES.index("local")
-_MOST_DEEP = 64  # jumps; the kernels allow 16 (nft), iptables refuses loops
+_MOST_DEEP = 200  # nft allows 16 (NFT_JUMP_STACK_SIZE), iptables any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class _Run:
         self._translated: set[str] = set()
         self._passed: list[Passed] | None = [] if keep_passed else None
         self._hook = ""
-        self._depth = 0
+        self._inside: set[ChainKey] = set()
 
     # --- the way ---
 
@@ -290,9 +290,11 @@ class _Run:
 
     def _chain(self, known: KnownChain, base: KnownChain) -> str | None:
         """The verdict that ended the packet's way through the base chain; None if it came out of this chain."""
-        self._depth += 1
-        if self._depth > _MOST_DEEP:
-            raise ValueError(f"chain {known.chain.name} leads back to itself")
+        if known.key in self._inside:
+            raise ValueError(f"chain {known.chain.name} of table {known.chain.table} leads back to itself")
+        if len(self._inside) >= _MOST_DEEP:
+            raise ValueError(f"more than {_MOST_DEEP} chains inside each other, at {known.chain.name}")
+        self._inside.add(known.key)
         try:
             for rule, meaning in known.items():
                 verdict = self._matched(rule, meaning)
@@ -316,7 +318,7 @@ class _Run:
                 self._take(end, base)
             return None
         finally:
-            self._depth -= 1
+            self._inside.discard(known.key)
 
     def _take(self, step: Step, base: KnownChain) -> None:
         self._steps.append(step)

@@ -220,21 +220,22 @@ class _Chooser:
             key = known.key
         return self._known[key], path
 
-    def _outcome(self, packet: Packet) -> Outcome:
-        """One outcome, with all atoms the same."""
-        coin = self.draw.random() < 0.5
-        answer = walk(
-            self.course,
-            packet,
-            way_of(packet),
-            host=self.host,
-            passed=True,
-            answers=lambda atom, _: coin != atom.negated,
-        )
-        return answer.outcomes[0]
+    def _outcomes(self, packet: Packet) -> Iterator[Outcome]:
+        """With all matches that are not known holding, and with none of them, if there are any."""
+        asked: list[Atom] = []
+
+        def answer(atom: Atom, _: Rule) -> bool:
+            asked.append(atom)
+            return holding != atom.negated
+
+        for holding in (True, False):
+            found = walk(self.course, packet, way_of(packet), host=self.host, passed=True, answers=answer)
+            yield found.outcomes[0]
+            if not asked:
+                return
 
     def _matches(self, packet: Packet, rule: Rule) -> bool:
-        return any(step.rule is rule for _ in range(2) for step in self._outcome(packet).path.steps)
+        return any(step.rule is rule for outcome in self._outcomes(packet) for step in outcome.path.steps)
 
     def _borders(self, packet: Packet, rule: Rule, meaning: Meaning) -> None:
         for part in meaning.parts:
@@ -249,12 +250,12 @@ class _Chooser:
 
     def _observable(self, packet: Packet, rule: Rule, meaning: Meaning, part: Part) -> bool:
         """Whether the packet matches the rule, or does not for this term alone."""
-        outcome = self._outcome(packet)
-        if any(step.rule is rule for step in outcome.path.steps):
-            return True
-        for passed in outcome.passed:
-            if passed.rule is rule and passed.term is part and self._alone(passed, meaning):
+        for outcome in self._outcomes(packet):
+            if any(step.rule is rule for step in outcome.path.steps):
                 return True
+            for passed in outcome.passed:
+                if passed.rule is rule and passed.term is part and self._alone(passed, meaning):
+                    return True
         return False
 
     def _alone(self, passed: Passed, meaning: Meaning) -> bool:

@@ -122,7 +122,7 @@ def recorded(source: Source, most: int, seed: int = 0, with_solver: bool = True)
             most,
             seed=seed,
             sendable=sendable,
-            witnesses=[one.packet | {"way": one.way} for one in found.values()],
+            witnesses={id(rule): one.packet | {"way": one.way} for rule, one in found.items()},
         )
         chosen = time.monotonic()
         seen = oracle.send(choice.packets)
