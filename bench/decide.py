@@ -67,7 +67,8 @@ def main() -> int:
         for done in as_completed(waiting):
             results.append(done.result())
             if len(results) % 20 == 0:
-                print(f"{len(results)} of {len(names)} rulesets", flush=True)
+                packets, wrong = sum(one.packets for one in results), sum(one.different for one in results)
+                print(f"{len(results)} of {len(names)} rulesets, {packets:,} packets, {wrong} differ", flush=True)
     show(results)
     differing, reasoned = sum(one.different for one in results), sum(one.reasons for one in results)
     print(f"{reasoned:,} of {sum(one.undecided for one in results):,} undecided packets hang on other questions")

@@ -21,7 +21,7 @@ from pathlib import Path
 import common
 from conntracker.lab.oracle import LoadRefused
 from conntracker.lab.trials.compare import Comparison
-from conntracker.lab.trials.generate import KINDS, random_ruleset
+from conntracker.lab.trials.generate import KINDS, random_ruleset, with_sets
 from conntracker.lab.trials.sharpness import Sharpness, sharpness
 from conntracker.lab.trials.tally import IPTABLES_MATCHES, IPTABLES_TARGETS, NFT_FORMS, Tally
 from conntracker.lab.trials.trial import Source, judged, recorded
@@ -56,7 +56,10 @@ def random_sources(count: int) -> Iterator[Source]:
             continue
         loader = ("iptables-legacy", "iptables-nft")[seed % 2]
         family = "ip6" if kind == "ip6tables" else "ip"
-        yield Source(f"random {kind} {seed} ({loader})", random_ruleset(seed, kind), loader, family)
+        text = random_ruleset(seed, kind)
+        if seed % 20 in (4, 5):
+            text = with_sets(text, seed)
+        yield Source(f"random {kind} {seed} ({loader})", text, loader, family)
 
 
 def file_sources(folders: Iterable[str]) -> Iterator[Source]:
@@ -149,7 +152,10 @@ def main() -> int:
             results.append(result := task.result())
             if not len(results) % 10:
                 sent = sum(one.comparison.packets for one in results)
-                print(f"{len(results)} of {len(tasks)} rulesets, {sent:,} packets, {time.monotonic() - began:.0f} s", flush=True)
+                print(
+                    f"{len(results)} of {len(tasks)} rulesets, {sent:,} packets, {time.monotonic() - began:.0f} s",
+                    flush=True,
+                )
             if result.comparison.mismatches or result.lost:
                 differing = result.comparison.packets - result.comparison.same
                 print(f"\n{result.name}: {differing} of {result.comparison.packets} differ, {result.lost} lost")

@@ -8,7 +8,7 @@ do packets drawn from within each change.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 from conntracker.lab.trials.aim import Aim
@@ -22,6 +22,7 @@ from conntracker.rules.ruleset import Ruleset
 from conntracker.rules.solve.dead import ALWAYS, dead, witnesses
 from conntracker.rules.solve.domain import Witness
 from conntracker.rules.solve.equal import Equal, Unequal, equivalent
+from conntracker.rules.state import Answers
 from conntracker.rules.terms import Atom, Nat
 from conntracker.rules.walk import Course, Outcome, walk
 from conntracker.steps import Rule
@@ -36,7 +37,6 @@ _ADDRESSES = {
     for number, name in enumerate(_NAMES[1:], 1)
 }
 _HOST = Host(local={version: normal([single(one[version])[0] for one in _ADDRESSES.values()]) for version in (4, 6)})
-_MOST_OUTCOMES = 256  # of a packet that hangs on more, nothing is said
 _WAYS = ("input", "forward", "output")
 
 
@@ -70,24 +70,37 @@ def packets(ruleset: Ruleset, count: int, seed: int) -> Iterator[tuple[Packet, s
         yield packet, way
 
 
-def _outcomes(course: Course, packet: Packet, way: str) -> tuple[Outcome, ...]:
-    answer = walk(course, packet, way)
-    return answer.outcomes if answer.whole and len(answer.outcomes) <= _MOST_OUTCOMES else ()
-
-
 def unsound_dead(ruleset: Ruleset, tries: list[tuple[Packet, str]]) -> list[str]:
-    """Rules called dead that one of the packets matches."""
+    """Rules called dead that one of the packets matches, for outcomes of atoms drawn at random."""
+    draw = random.Random(len(tries))  # noqa: S311 - nothing secret hangs on it
     found = {id(one.rule): one for one in dead(ruleset) if one.certainty == ALWAYS}
     wrong = []
     if not found:
         return []
     courses = {version: Course(ruleset, version) for version in (4, 6)}
     for packet, way in tries:
-        for outcome in walk(courses[int(packet["family"] or 0)], packet, way).outcomes:
+        for outcome in walk(courses[int(packet["family"] or 0)], packet, way, answers=_drawn(draw)).outcomes:
             for step in outcome.path.steps:
                 if step.rule is not None and id(step.rule) in found:
                     wrong.append(f"dead: {step.rule.chain} {step.rule.text} is matched by {way} {dict(packet)}")
     return wrong
+
+
+def _drawn(draw: random.Random) -> Callable[[Atom, Rule], bool]:
+    pure: dict[str, bool] = {}
+
+    def answers(atom: Atom, _rule: Rule) -> bool:
+        if atom.occurrence:
+            return draw.random() < 0.5
+        return pure.setdefault(atom.text, draw.random() < 0.5)
+
+    return answers
+
+
+def _by_text(draw: random.Random) -> Callable[[Atom, Rule], bool]:
+    """Equal texts have equal outcomes: so they have however stateful ones are paired."""
+    known: dict[str, bool] = {}
+    return lambda atom, _: known.setdefault(atom.text, draw.random() < 0.5)
 
 
 def unsound_witnesses(ruleset: Ruleset) -> list[str]:
@@ -109,7 +122,7 @@ def _matches(outcome: Outcome, rule: Rule) -> bool:
 def _foreign(found: Witness) -> bool:
     """Whether the evidence rests on what the walk does not know: NAT of earlier packets, programs that queues ask."""
     return "first" in found.packet or any(
-        text.startswith(("the flow's", "a program")) for text, outcome in found.assumed if outcome
+        text.startswith(("the flow's", "a program", "routing")) for text, outcome in found.assumed if outcome
     )
 
 
@@ -119,15 +132,13 @@ def mutants(ruleset: Ruleset, count: int, seed: int) -> Iterator[Ruleset]:
         yield fault.ruleset
 
 
-def ends(course: Course, packet: Packet, way: str) -> set[tuple[object, ...]] | None:
-    """What may become of a packet: a verdict, and what it takes along; None where it hangs on too much, or on NAT that
-    is free to choose.
-    """
-    outcomes = _outcomes(course, packet, way)
-    if not outcomes:
+def ends(course: Course, packet: Packet, way: str, answers: Answers | None = None) -> set[tuple[object, ...]] | None:
+    """What may become of a packet: a verdict, and what it takes along; None where it hangs on too much."""
+    answer = walk(course, packet, way, answers=answers)
+    if not answer.whole:
         return None
     found: set[tuple[object, ...]] = set()
-    for one in outcomes:
+    for one in answer.outcomes:
         verdict = one.path.verdict
         kept: tuple[object, ...] = ()
         if verdict == "accept":
@@ -138,12 +149,13 @@ def ends(course: Course, packet: Packet, way: str) -> set[tuple[object, ...]] | 
 
 def unsound_equal(one: Ruleset, other: Ruleset, tries: list[tuple[Packet, str]]) -> list[str]:
     """What the solver says of the pair that packets show to be wrong."""
-    answer = equivalent(one, other)
+    answer, draw = equivalent(one, other), random.Random(len(tries))  # noqa: S311 - nothing secret hangs on it
     if isinstance(answer, Equal):
         courses = [{version: Course(ruleset, version) for version in (4, 6)} for ruleset in (one, other)]
         for packet, way in tries:
             version = int(packet["family"] or 0)
-            before, after = (ends(course[version], packet, way) for course in courses)
+            answers = _by_text(draw)
+            before, after = (ends(course[version], packet, way, answers) for course in courses)
             if before is not None and after is not None and _verdicts(before) != _verdicts(after):
                 return [f"equal: but {way} {dict(packet)} ends as {_verdicts(before)}, then {_verdicts(after)}"]
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 from conntracker.cli.common import say
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 DIFFERENT = 1
-LIMIT = 100
+LIMIT = 25
+_LONG = 500  # rules, from which on comparing takes more than a moment
 _LIVE = "live"
 
 
@@ -48,6 +50,9 @@ def run(args: Namespace) -> int:
     for word, ruleset in (("OLD", old), ("NEW", new)):
         for note in ruleset.notes:
             say(f"{word}: {note}")
+    count = sum(len(known.meanings) for known in (*old.chains, *new.chains))
+    if count > _LONG and sys.stderr.isatty():
+        say(f"comparing {count:,} rules: this may take minutes where much is different")
     found = diff(old, new, _local(args.old, args.new), args.limit)
     width = max(40, shutil.get_terminal_size().columns) if os.isatty(1) or "COLUMNS" in os.environ else 80
     with Output("-").open() as out:

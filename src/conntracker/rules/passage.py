@@ -30,7 +30,7 @@ from conntracker.rules.programs import (
     Programs,
 )
 from conntracker.rules.rows import KNOWN, Rows
-from conntracker.rules.ruleset import KnownChain, Ruleset
+from conntracker.rules.ruleset import ChainKey, KnownChain, Ruleset
 from conntracker.rules.terms import Assign, Atom, In, Named, Nat, Test, Verdict
 from conntracker.steps import Step
 
@@ -52,7 +52,7 @@ PASSAGE_TESTS: tuple[Test, ...] = (_NEW, _RELATED, _ICMP, _ICMPV6, _BARE, _LATER
 
 _BEFORE_ROUTING = frozenset(("prerouting", "output"))
 _DEVICES = {"ingress": "iif", "egress": "oif"}
-_MOST_DEEP = 64
+_MOST_DEEP = 200  # as the walk
 
 
 def device_tests(ruleset: Ruleset) -> Iterator[Test]:
@@ -94,7 +94,7 @@ class Passage:
         self._weight = 0
         self._accepted: list[States] = []
         self._hook = ""
-        self._depth = 0
+        self._inside: set[ChainKey] = set()
 
     def go(self) -> None:
         """To the ends."""
@@ -217,9 +217,12 @@ class Passage:
 
     def _run(self, program: Program, states: States) -> States:
         """The states that came out of a chain; the others ended, or were accepted."""
-        self._depth += 1
-        if self._depth > _MOST_DEEP:
-            raise ValueError(f"chain {program.key[3]} leads back to itself")
+        name, table = program.key[3], program.key[2]
+        if program.key in self._inside:
+            raise ValueError(f"chain {name} of table {table} leads back to itself")
+        if len(self._inside) >= _MOST_DEEP:
+            raise ValueError(f"more than {_MOST_DEEP} chains inside each other, at {name}")
+        self._inside.add(program.key)
         index = self._programs.index(program)
         start = np.zeros(len(states), np.int64)
         left: list[States] = []
@@ -230,7 +233,7 @@ class Passage:
             left.append(states.at(number == index.size))
             inside = np.flatnonzero(number < index.size)
             states, start = self._obey(program, states.at(inside), number[inside], left)
-        self._depth -= 1
+        self._inside.discard(program.key)
         return joined(left)
 
     def _obey(self, program: Program, states: States, number: Numbers, left: list[States]) -> tuple[States, Numbers]:

@@ -8,8 +8,9 @@ from itertools import islice
 import pytest
 
 from conntracker.lab.trials.compare import Comparison, Judge
-from conntracker.lab.trials.lines import lines_of
+from conntracker.lab.trials.ends import End
 from conntracker.lab.trials.faults import KINDS, seeded
+from conntracker.lab.trials.lines import lines_of
 from conntracker.lab.trials.tally import Tally, asked_of
 from conntracker.rules.iptables import parse_save
 from conntracker.rules.packets import Packet
@@ -59,10 +60,10 @@ def test_mismatch_shows_packet_and_first_difference() -> None:
     """A mismatch is told with the packet, both sides, and a mark at the first line that differs."""
     judge = Judge(RULESET, None)
     wrong = lines_of(walk(RULESET, packet(iif="eth0"), "input").outcomes[0].path.steps)
-    text = str(judge.compare([packet()], [wrong]).mismatches[0])
+    text = str(judge.compare([packet()], [wrong], [End("left", "", ())]).mismatches[0])
     assert "iif=eth1" in text
-    assert "kernel > input legacy ip filter ssh:1 rule reject" in text
-    assert "engine > input legacy ip filter ssh:2 return return" in text
+    assert "kernel > input 0 iptables-legacy ip filter ssh:1 rule reject" in text
+    assert "engine > input 0 iptables-legacy ip filter ssh:2 return return" in text
 
 
 def test_predicted_drop_by_routing_is_no_mismatch() -> None:
@@ -113,11 +114,11 @@ ASKED = [
     ("iptables-nft", '-A F -m comment --comment "-j ACCEPT -m mac" -g other', {"comment", "goto"}),
     ("iptables-nft", "-A F -m limit --limit 1/sec", {"limit", "no target"}),
     ("iptables-nft", "-A F -j other", {"chain"}),
-    ("nft", "tcp dport { 22, 80-90 } jump ssh", {"tcp dport", "set", "range", "jump"}),
+    ("nft", "tcp dport { 22, 80-90 } jump ssh", {"tcp dport", "anonymous set", "range", "jump"}),
     ("nft", 'ip saddr . tcp dport @pairs != 5 log prefix "goto x" return',
      {"ip saddr", "tcp dport", "concatenation", "named set", "!=", "return"}),
     ("nft", "tcp flags syn / syn,ack ip6 daddr fd00::/8 vmap { 1 : drop }",
-     {"tcp flags", "bit mask", "ip6 daddr", "prefix", "vmap", "set"}),
+     {"tcp flags", "bit mask", "ip6 daddr", "prefix", "vmap", "anonymous set"}),
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from conntracker.lab.oracle import ipset
 from conntracker.lab.oracle.devices import ELSEWHERE, Devices
 from conntracker.lab.oracle.frames import ethernet, ip_packet
 from conntracker.lab.oracle.local import LocalSender
@@ -84,7 +85,11 @@ class Seen:
         if found.family == 4:
             more = {"tos": head[1], "ttl": head[8], "length": head[2] << 8 | head[3]}
         else:
-            more = {"tos": (head[0] << 4 | head[1] >> 4) & 0xFF, "ttl": head[7], "length": 40 + (head[4] << 8 | head[5])}
+            more = {
+                "tos": (head[0] << 4 | head[1] >> 4) & 0xFF,
+                "ttl": head[7],
+                "length": 40 + (head[4] << 8 | head[5]),
+            }
         return {"saddr": found.src, "daddr": found.dst, "sport": found.sport, "dport": found.dport, **more}
 
 
@@ -167,10 +172,12 @@ class Oracle:
     def load(self, text: str, kind: str = "nft", family: str = "ip") -> None:
         """Loads a ruleset beside what is there: kind as in steps.KINDS, family (ip or ip6) of saves.
 
-        Raises LoadRefused.
+        Sets of ip_set that a save asks for are made first. Raises LoadRefused, OSError.
         """
         program = ["nft", "-f", "-"] if kind == "nft" else [_PROGRAMS[kind, family]]
         with self._space:
+            for name in ipset.wanted_by(text) if kind != "nft" else ():
+                ipset.create(name, family)
             self._run(program, text)
             self._table.zones = (0, *sorted({int(number) for number in _ZONES.findall(text)} - {0}))
             self._start_tracing()

@@ -42,9 +42,7 @@ class FlowTable:
                 gone.append(flow)
             self._used.add(key)
         self._last = flow
-        messages[:0] = [
-            remove(one, zone) for old in gone for one in (old, old.reverse()) for zone in self.zones
-        ]
+        messages[:0] = [remove(one, zone) for old in gone for one in (old, old.reverse()) for zone in self.zones]
         if not messages:
             return
         try:

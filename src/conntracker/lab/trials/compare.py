@@ -169,9 +169,7 @@ class Judge:
         host = self._host(packet) if callable(self._host) else self._host
         return walk(course, packet, way_of(packet), host=host, answers=answer, passed=self._told is not None)
 
-    def _fitting(
-        self, packet: Packet, answer: Answer, kernel: tuple[Line, ...], end: End | None
-    ) -> Outcome | None:
+    def _fitting(self, packet: Packet, answer: Answer, kernel: tuple[Line, ...], end: End | None) -> Outcome | None:
         for one in answer.outcomes:
             lines, reason = self._seen(packet, one)
             if lines == kernel and (end is None or wrong_end(packet, one, bool(reason), end) is None):

@@ -118,7 +118,9 @@ class Space:
         """The interface in whose network an address of the packet is."""
         version = 4 if packet["family"] == 4 else 6
         network = int(packet[field] or 0) >> _NETWORK[version]
-        return next((name for name, one in self.addresses.items() if one[version] >> _NETWORK[version] == network), None)
+        return next(
+            (name for name, one in self.addresses.items() if one[version] >> _NETWORK[version] == network), None
+        )
 
     def completed(self, packet: Packet, draw: random.Random) -> Packet:
         """A packet of which only some fields are said, or said with what cannot be sent."""

@@ -19,7 +19,7 @@ __all__ = ["IPTABLES_MATCHES", "IPTABLES_TARGETS", "NFT_FORMS", "Tally", "asked_
 IPTABLES_MATCHES = (
     "tcp", "udp", "state", "icmp", "conntrack", "multiport", "limit", "addrtype", "recent", "owner", "comment",
     "iprange", "mark", "mac", "icmp6", "policy", "hashlimit", "connlimit", "hl", "ttl", "sctp", "pkttype", "time",
-    "length", "rpfilter", "connmark", "string", "physdev", "rt",
+    "length", "rpfilter", "connmark", "string", "physdev", "rt", "set",
     "-s", "-d", "-i", "-o", "! -s", "! -d", "! -i", "! -o", "--tcp-flags", "interface+", "dotted mask",
 )  # fmt: skip
 IPTABLES_TARGETS = (
@@ -29,7 +29,7 @@ IPTABLES_TARGETS = (
 NFT_FORMS = (
     "ct state", "tcp dport", "iifname", "oifname", "ip saddr", "udp dport", "ip daddr", "ip6 saddr", "ip6 daddr",
     "ip protocol", "iif", "icmp type", "icmpv6 type", "!=", "limit", "named set", "meta l4proto", "jump", "goto",
-    "return", "bit mask", "fib", "vmap", "concatenation", "prefix", "set", "range", "tcp flags", "ct status",
+    "return", "bit mask", "fib", "vmap", "concatenation", "prefix", "anonymous set", "range", "tcp flags", "ct status",
     "ct mark", "meta mark", "mark set", "meta pkttype", "meta skuid", "ether saddr", "ip ttl", "dscp", "dnat", "snat",
     "masquerade", "redirect", "notrack", "reject", "dynamic set", "ct count",
 )  # fmt: skip
@@ -49,7 +49,7 @@ _FORMS = {
     "bit mask": re.compile(r" & | / \w"),
     "concatenation": re.compile(r"\w \. \w"),
     "prefix": re.compile(r"[0-9a-f:.]/\d"),
-    "set": re.compile(r"\{ "),
+    "anonymous set": re.compile(r"\{ "),
     "range": re.compile(r"(?<=\d)-(?=[\da-f])"),
 }
 _WORDS = {name: re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])") for name in _SIMPLE}
@@ -79,7 +79,7 @@ _FIELDS: dict[str, frozenset[str]] = {
 # Only targets and whole rules: they are not matched where the rule is not.
 _WHOLE = frozenset(IPTABLES_TARGETS) | frozenset(
     ("jump", "goto", "return", "dnat", "snat", "masquerade", "redirect", "notrack", "reject", "mark set", "comment",
-     "!=", "named set", "bit mask", "vmap", "concatenation", "prefix", "set", "range", "dynamic set")
+     "!=", "named set", "bit mask", "vmap", "concatenation", "prefix", "anonymous set", "range", "dynamic set")
 )  # fmt: skip
 
 

@@ -94,6 +94,7 @@ class Domain:
         # `loose`: whether one that got none may be given one now, if NAT's chains were asked again.
         self.later, self.loose = circuit.new(), circuit.new()
         self.handed: list[int] = []  # by queue, whether a program lets a packet go on, and whether it changes its mark
+        self.returning: list[int] = []  # whether a packet that is routed again goes to the loopback device
         self._routes: list[tuple[tuple[Vector, ...], Vector]] = []
         self._free: dict[object, Vector] = {}
         self._nat: dict[str, dict[tuple[Vector, Vector], None]] = {}
@@ -150,6 +151,7 @@ class Domain:
                 unequal = [self.circuit.unequal(a, b) for a, b in zip(key, before, strict=True)]
                 self.always.append(self.circuit.some([*unequal, -self.circuit.unequal(found, chosen)]))
             self._routes.append((key, found))
+            self.returning.append(self.circuit.within(found, single(1)))
         return found
 
     def elsewhere(self, hook: str) -> dict[str, Vector]:
@@ -265,7 +267,8 @@ class Domain:
         ]
         unicast = {4: ((0x01000000, 0xDFFFFFFF),), 6: ((0x2000 << 112, (0x4000 << 112) - 1),)}[self.version]
         output, not_lo = self.ways["output"], normal([(0, 0), (2, 1 << 16)])
-        quiet = [-self.translated["dst"], -self.translated["src"], -self.later, *(-literal for literal in self.handed)]
+        quiet = [-self.translated["dst"], -self.translated["src"], -self.later]
+        quiet += [-literal for literal in (*self.handed, *self.returning)]
         wanted = [*quiet, within(values, "fragment", single(0))]
         if self.version == 6:
             wanted.append(-circuit.unequal(values["nexthdr"], values["protocol"]))
@@ -312,6 +315,8 @@ class Domain:
                 assumed.append((f"the flow's {which} address was translated before", True))
         if any(true(literal) for literal in self.handed):
             assumed.append(("a program lets the queued packet go on", True))
+        if any(true(literal) for literal in self.returning):
+            assumed.append(("routing brings the packet back to this host", True))
         return Witness(self.version, way, packet, tuple(assumed), outcomes)
 
 
