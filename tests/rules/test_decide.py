@@ -117,11 +117,11 @@ def test_a_packet_gets_a_verdict_and_the_rule_that_gave_it(
 
 
 def test_what_an_undecided_packet_hangs_on_is_named() -> None:
-    """By the names of atoms and of fields that are not known."""
+    """By the texts of matches and of fields that are not known."""
     packets = [BASIC, BASIC | {"dport": 23}, {name: value for name, value in BASIC.items() if name != "dport"}]
     found = decide(SIMPLE, columns(packets), "input")
     assert found.atoms[0] == -1
-    assert [found.reasons[number] for number in found.atoms[1:]] == [("limit",), ("dport", "limit")]
+    assert [found.reasons[number] for number in found.atoms[1:]] == [("1/s",), ("1/s", "the packet's destination port")]
 
 
 def test_a_verdict_is_definite_when_all_outcomes_agree() -> None:
@@ -182,7 +182,7 @@ _SETS = {
     "dport": [(22, 22), (20, 30), (80, 65535)], "sport": [(0, 1), (2, 9)], "mark": [(0, 0), (1, 1), (2, 3)],
     "ct_state": [(3, 3), (0, 1), (4, 4)], "ct_mark": [(0, 0), (1, 3)], "fragment": [(0, 0), (1, 1)],
     "mac": [(7, 7)], "reverse_path": [(1, 1)], "ct_direction": [(0, 0)], "tcp_flags": [(2, 2), (18, 18)],
-    "icmp_type": [(135, 135), (0, 8)],
+    "icmp_type": [(135, 135), (0, 8)], "ttl": [(0, 0), (1, 2), (63, 64)], "ct_status": [(0, 0), (8, 8), (16, 40)],
 }  # fmt: skip
 _FULL = {
     "saddr": (1 << 32) - 1,
@@ -197,11 +197,13 @@ _FULL = {
 ATOMS = (Atom("limit", "1/s", "a"), Atom("limit", "2/s", "b"), Atom("time", "noon"), Atom("time", "noon", "", True))
 PATTERNS = (("eth0",), ("eth*",), ("lo",), ("wlan*", "eth1"), ("eth*", "eth0", ""))
 CALLS = tuple(Verdict(kind, name) for name in ("one", "two") for kind in ("jump", "goto"))
-NATS = (Nat("dnat", (5, 5), None, "x"), Nat("dnat", (9, 9), (80, 80), "y"), Nat("netmap", (8, 9), None, "z"))
+NATS = (
+    Nat("dnat", (5, 5), None, "x"), Nat("dnat", (6, 6), None, "v", 6), Nat("dnat", (9, 9), (80, 80), "y"), Nat("netmap", (8, 9), None, "z"),
+)  # fmt: skip
 CHANGES = (
     Assign("mark", 1, 1), Assign("mark", 2, 3), Assign("mark", 3, 0xFFFFFFFF), Assign("ct_mark", 1, 1),
     Assign("ct_mark", 0, 0xFFFFFFFF), Assign("mark", 1, 0xFFFFFFFF, "ct_mark", 1), Assign("mark", 0, 3, "ct_mark", 3),
-    Assign("ct_mark", 0, 1, "mark", 1), Assign("ct_state", 4, 7), Assign("dport", 22, 65535), Effect("log", "log"),
+    Assign("ct_mark", 0, 1, "mark", 1), Assign("ct_state", 4, 7), Assign("ct_state", None, 7), Assign("ttl", 64, 255), Assign("dport", 22, 65535), Effect("log", "log"),
 )  # fmt: skip
 
 
@@ -217,6 +219,8 @@ class Maker:
         if pick.randrange(5) == 0:
             return Named(pick.choice(["iif", "oif"]), pick.choice(PATTERNS), pick.random() < 0.5)
         name = pick.choice(sorted(_SETS))
+        if name == "ct_status":
+            return In(name, *pick.choice([(single(16), 16), (single(32), 32), (single(0), 32), (single(8), None)]))
         if name in ("tcp_flags", "mark") and pick.random() < 0.5:
             return In(name, pick.choice([single(0), normal([(1, 2)])]), 2)
         values = normal(pick.choices(_SETS[name], k=pick.randint(1, 2)))
@@ -269,6 +273,9 @@ class Maker:
             chain("nat2", *self.rules(NATS, 2), hook="prerouting", priority=-90, kind="nat"),
             chain("fwd", *self.rules(CALLS), hook="forward"),
             chain("out", *self.rules(CALLS), hook="output"),
+            chain("marks", *self.rules(count=2), hook="output", priority=-150, kind="route"),
+            chain("onat", *self.rules(NATS, 2), hook="output", priority=-100, kind="nat"),
+            chain("post", *self.rules(CALLS, 3), hook="postrouting"),
         )
 
     def packet(self, gaps: bool) -> Packet:

@@ -13,6 +13,9 @@ from conntracker.rules.terms import AnyOf, Assign, Atom, Branches, In, Named, Na
 Packet = dict[str, int | str | None]
 Key = tuple[str, ...]
 _BARE = {*range(130, 137), 143}  # ICMPv6 that connection tracking leaves alone
+# Names that patterns like `eth*` tell apart, where an interface is not known.
+_NAMES = ("", "lo", "eth0", "eth1", "eth12", "wlan3", "x")
+_ROUTING_KEY = ("mark", "saddr", "daddr", "tos")
 _ENDS = ("drop", "reject", "queue", "stolen")
 
 
@@ -44,6 +47,7 @@ class _Walk:
         self.looped = way != "output" and packet["iif"] == "lo"  # it was tracked on its way out
         self.natted: set[str] = set()
         self.lost: dict[str, int] = {}
+        self.asked: dict[str, int] = {}
 
     def verdict(self) -> str:
         ended = self.pass_hooks(WAYS[self.way])
@@ -58,25 +62,42 @@ class _Walk:
     def pass_hooks(self, hooks: tuple[str, ...]) -> str | None:
         for hook in hooks:
             self.hook = hook
+            sent_to, remarked = self.packet.get("daddr"), False
+            if hook == "forward":
+                self.hop()
             if hook in ("prerouting", "output"):
                 self.tracked = hook == "prerouting" and self.packet["iif"] == "lo"
             for chain in base_chains(self.ruleset, self.version, hook):
                 self.tracked = self.tracked or effective_priority(chain) > -200
                 if chain.chain.type == "nat" and not self.nat_wanted():
                     continue
+                key = [self.packet.get(name) for name in _ROUTING_KEY]
                 ended = self.chain(chain) or chain.chain.policy or "accept"
                 if ended in _ENDS:
                     return ended
+                now = [self.packet.get(name) for name in _ROUTING_KEY]
+                remarked = remarked or (chain.chain.type == "route" and now != key)
             self.tracked = True
+            if remarked or (hook == "output" and self.packet.get("daddr") != sent_to):
+                self.lose("oif")  # no host, no routes
             if hook not in ("ingress", "forward"):
                 self.natted.add("dst" if hook in ("prerouting", "output") else "src")
         return None
+
+    def hop(self) -> None:
+        ttl = self.packet.get("ttl")
+        if isinstance(ttl, int):
+            self.packet["ttl"] = max(ttl - 1, 0)
+        else:
+            self.lose("ttl")
 
     def value(self, field: str) -> int | str | None:  # noqa: PLR0911
         if field in ("iif", "oif"):
             none = {"iif": ("output",), "oif": ("ingress", "prerouting", "input")}[field]
             away = self.hook in none or (field == "iif" and self.way == "output")
-            return "" if away else self.packet[field]
+            if away or field in self.packet:
+                return "" if away else self.packet[field]
+            return _NAMES[self.ask((field, str(self.lost.get(field, 0))), list(range(len(_NAMES))))]
         if field == "ct_state":
             if self.untracked:
                 return 4
@@ -92,14 +113,20 @@ class _Walk:
                 return None
         if field not in self.packet:
             key = (field, str(self.lost.get(field, 0)))
-            if key not in self.known:
-                raise _Question(key, list(range(min(1 << width_of(field, self.version), 8))))
-            return self.known[key]
+            return self.ask(key, list(range(min(1 << width_of(field, self.version), 8))))
         return self.packet[field]
+
+    def ask(self, key: Key, answers: list[int]) -> int:
+        if key not in self.known:
+            raise _Question(key, answers)
+        return self.known[key]
 
     def holds(self, term: Term) -> bool:
         if isinstance(term, In):
             value = self.value(term.field)
+            if term.mask is not None and term.field not in self.packet and value is not None:
+                # tests of different bits are taken to have nothing to do with each other
+                return bool(self.ask((str(term), str(self.lost.get(term.field, 0))), [0, 1]))
             mask = -1 if term.mask is None else term.mask
             return isinstance(value, int) and contains(term.values, value & mask)
         if isinstance(term, Named):
@@ -115,10 +142,9 @@ class _Walk:
         return self.atom(term)
 
     def atom(self, atom: Atom) -> bool:
-        key = (atom.name, atom.text, atom.occurrence)
-        if key not in self.known:
-            raise _Question(key, [0, 1])
-        return bool(self.known[key]) != atom.negated
+        self.asked[atom.occurrence] = self.asked.get(atom.occurrence, 0) + 1
+        again = str(self.asked[atom.occurrence]) if atom.occurrence else ""
+        return bool(self.ask((atom.name, atom.text, atom.occurrence, again), [0, 1])) != atom.negated
 
     def nat_wanted(self) -> bool:
         if ("dst" if self.hook in ("prerouting", "output") else "src") in self.natted or self.packet.get("first") == 0:
@@ -149,6 +175,8 @@ class _Walk:
             elif isinstance(part, Assign):
                 self.assign(part)
             elif isinstance(part, Nat):
+                if part.family not in (None, self.version):
+                    continue
                 self.translate(part)
                 return Verdict("accept")
             elif isinstance(part, Branches):
@@ -159,7 +187,11 @@ class _Walk:
 
     def assign(self, part: Assign) -> None:
         if part.field == "ct_state":
-            self.untracked = self.untracked or not self.tracked
+            if part.value is not None:
+                self.untracked = self.untracked or not self.tracked or self.packet.get("ct_state") == 0
+            elif not self.tracked:  # another zone
+                for name in ("ct_state", "ct_status", "ct_direction", "ct_mark", "first"):
+                    self.lose(name)
         elif self.value(part.field) is not None:
             source = 0 if part.source is None else self.value(part.source)
             old = self.value(part.field)
@@ -176,6 +208,7 @@ class _Walk:
 
     def translate(self, nat: Nat) -> None:
         dst = self.hook in ("prerouting", "output")
+        before = [self.packet.get(name) for name in ("saddr", "sport", "daddr", "dport")]
         self.natted.add("dst" if dst else "src")
         if nat.addresses is not None and nat.addresses[0] == nat.addresses[1]:
             self.packet["daddr" if dst else "saddr"] = nat.addresses[0]
@@ -186,3 +219,6 @@ class _Walk:
         port = "dport" if dst else "sport"
         if nat.ports is not None and self.value(port) is not None:
             self.packet[port] = nat.ports[0]
+        now = [self.packet.get(name) for name in ("saddr", "sport", "daddr", "dport")]
+        if now != before and "ct_status" in self.packet and (status := self.value("ct_status")) is not None:
+            self.packet["ct_status"] = int(status) | (32 if dst else 16)

@@ -101,7 +101,7 @@ class _Auditor:
             if id(one.rule) in jumps:
                 reason = NOWHERE
             elif not one.decides:
-                reason = "it has no verdict: all that it does is count"
+                continue  # it is there to count
             elif one.because:
                 reason = f"what it decides, {'the rules' if len(one.because) > 1 else 'a rule'} behind it would, too"
             else:

@@ -86,7 +86,6 @@ def _of_host(netns: str | None) -> tuple[Local, str]:
 
 def _recorded(directories: Sequence[str]) -> tuple[Ruleset, Local, str]:
     """The same of the rules that a recording keeps."""
-    from conntracker.recording.meta import time_text
     from conntracker.recording.reader import open_recording
 
     with open_recording(directories) as recording:
@@ -94,7 +93,7 @@ def _recorded(directories: Sequence[str]) -> tuple[Ruleset, Local, str]:
     if situation is None:
         raise ValueError("the recording does not have the rules in force: say --rules FILE")
     local = None if situation.host is None else dict(situation.host.local)
-    return situation.ruleset, local, f"since it was last zero, which is not known, until {time_text(situation.time)}"
+    return situation.ruleset.uncounted(), local, ""  # its counters are older than all that was recorded
 
 
 def _wide(ruleset: Ruleset, directories: Sequence[str]) -> Sequence[Wide]:

@@ -38,6 +38,8 @@ def load(files: list[str] | None, netns: str | None) -> Ruleset:
     if files:
         if netns is not None:
             raise ValueError("--netns does not go with --rules: nothing is read from the kernel")
+        if doubled := [name for number, name in enumerate(files) if name in files[:number]]:
+            raise ValueError(f"{doubled[0]} is there twice: its chains would be, too")
         return Ruleset.joined([load_file(name) for name in files])
     from conntracker.sources.live_rules import read_ruleset
     from conntracker.sources.privilege import capabilities

@@ -239,7 +239,8 @@ def _address(option: str, text: str) -> IPv4Address | IPv6Address:
     try:
         return ip_address(text)
     except ValueError:
-        raise ValueError(f"--{option}: {text!r} is no IP address") from None
+        one = " (a packet has one address: which of them?)" if "/" in text or "," in text or "-" in text else ""
+        raise ValueError(f"--{option}: {text!r} is no IP address{one}") from None
 
 
 def _protocol(args: Namespace, packet: Packet, version: int) -> None:
@@ -325,7 +326,8 @@ def _port(option: str, text: str, protocol: str) -> int:
     try:
         return socket.getservbyname(text, protocol)
     except OSError:
-        raise ValueError(f"--{option}: no service {text!r}") from None
+        one = " (a packet has one port: which of them?)" if "," in text or "-" in text else ""
+        raise ValueError(f"--{option}: no service {text!r}{one}") from None
 
 
 def _number(option: str, text: str, bits: int) -> int:

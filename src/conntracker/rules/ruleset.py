@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from conntracker.rules.chain import Chain
@@ -165,6 +165,14 @@ class Ruleset:
         from conntracker.rules.solve.dead import dead
 
         return dead(self)
+
+    def uncounted(self) -> Ruleset:
+        """The same without counters."""
+        chains = tuple(
+            replace(known, counters=None, meanings=tuple(replace(one, counters=None) for one in known.meanings))
+            for known in self.chains
+        )
+        return replace(self, chains=chains)
 
     def by_key(self) -> dict[ChainKey, KnownChain]:
         """Chains by place."""

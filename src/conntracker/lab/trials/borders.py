@@ -92,6 +92,18 @@ def way_of(packet: Packet) -> str | None:
     return None if way == "forward" else str(way)
 
 
+@dataclass(slots=True)
+class _Alike:
+    """Answers every question about a match that is not known alike."""
+
+    holding: bool
+    asked: bool = False
+
+    def __call__(self, atom: Atom, _: Rule) -> bool:
+        self.asked = True
+        return self.holding != atom.negated
+
+
 class _Chooser:
     """Chooses packets of one IP version."""
 
@@ -222,16 +234,10 @@ class _Chooser:
 
     def _outcomes(self, packet: Packet) -> Iterator[Outcome]:
         """With all matches that are not known holding, and with none of them, if there are any."""
-        asked: list[Atom] = []
-
-        def answer(atom: Atom, _: Rule) -> bool:
-            asked.append(atom)
-            return holding != atom.negated
-
-        for holding in (True, False):
+        for answer in (_Alike(True), _Alike(False)):
             found = walk(self.course, packet, way_of(packet), host=self.host, passed=True, answers=answer)
             yield found.outcomes[0]
-            if not asked:
+            if not answer.asked:
                 return
 
     def _matches(self, packet: Packet, rule: Rule) -> bool:

@@ -145,11 +145,12 @@ class Judge:
         return None
 
     def _remember(self, asked: list[tuple[Atom, bool | None]], fitting: Outcome) -> None:
-        """Which outcomes matches had: those told of the guided walk, or those that fit."""
+        """Which outcomes matches had: of rules that matched, and of those that were passed over for them."""
         assumed = {(one.name, one.text): one.value for one in fitting.assumed}
+        failed = {id(one.term) for one in fitting.passed}
         for atom, told in asked:
             value = assumed.get((atom.name, atom.text), told)
-            if value is not None:
+            if value is not None and (value != atom.negated or self._told is None or id(atom) in failed):
                 self.outcomes.setdefault((atom.name, atom.text, atom.occurrence), set()).add(value)
 
     def possible(self, packet: Packet) -> list[tuple[Line, ...]]:

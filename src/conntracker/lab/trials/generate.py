@@ -28,6 +28,6 @@ def with_sets(save: str, seed: int) -> str:
         words = line.split(" ", 2)
         if words[0] == "-A" and draw.random() < 0.3:
             ask = f"-m set {draw.choice(('', '! '))}--match-set trial {draw.choice(('src', 'dst'))}"
-            line = " ".join([*words[:2], ask, *words[2:]])
-        lines.append(line)
+            words.insert(2, ask)
+        lines.append(" ".join(words))
     return "\n".join(lines) + "\n"

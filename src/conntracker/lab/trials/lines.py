@@ -27,8 +27,8 @@ def line_of(step: Step) -> Line:
     position = None if step.rule is None else step.rule.position
     shared = step.kind == "nft" and step.family in {"ip", "ip6"} and step.table in _OF_IPTABLES
     return (
-        step.hook, "iptables-nft" if shared else step.kind, step.family, step.table, step.chain, step.type, position, step.verdict, step.target,
-        step.priority,
+        step.hook, "iptables-nft" if shared else step.kind, step.family, step.table, step.chain, step.type, position,
+        step.verdict, step.target, step.priority,
     )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ class Space:
         return tuple(self.addresses)
 
     def host_of(self, packet: Packet) -> Host:
-        """The host, with the routes that there are while a packet is sent: all that it sends leaves by one interface."""
+        """The host, with the routes that there are while a packet is sent: what it sends leaves by one interface."""
         out = packet["oif"]
         if packet["way"] != "output" or out not in self.addresses:
             return self.host

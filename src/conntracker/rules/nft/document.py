@@ -124,6 +124,11 @@ class _TableReader:
         self.inner: list[KnownChain] = []
         self.notes: list[str] = []
         self.is_dormant = self._is_dormant(listed)
+        if any(_is_of_iptables(rule) for rules in table.rules.values() for rule in rules):
+            self.notes.append(
+                f"table {self.family} {self.name}: nft does not say what extensions of iptables match or do;"
+                " iptables-save does"
+            )
 
     def _is_dormant(self, listed: Listing) -> bool:
         """libnftables 1.0.6 writes some letter in place of a table's flags."""
@@ -210,6 +215,11 @@ class _TableReader:
         """A chain without a name, of which libnftables says nothing but the text."""
         self.inner.append(found.chain(self.family, self.name, self.source))
         self.notes.append(f"table {self.family} {self.name}: libnftables cannot say in JSON what {found.name} does")
+
+
+def _is_of_iptables(rule: _Object) -> bool:
+    expressions = rule.get("expr")
+    return isinstance(expressions, list) and any(isinstance(one, dict) and "xt" in one for one in expressions)
 
 
 def _updated(statements: Any) -> Iterable[str]:

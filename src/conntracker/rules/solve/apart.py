@@ -10,7 +10,7 @@ from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset
 from conntracker.rules.solve.unused import beside, elsewhere, unused_chains
 from conntracker.rules.terms import Atom, Effect, Nat, Part
 
-__all__ = ["apart", "chains_apart", "doings_apart"]
+__all__ = ["apart", "chains_apart", "doing", "doings_apart"]
 
 # Effects that leave a packet and its flow alone: what rules log, count and remember.
 _QUIET = frozenset(("counter", "log", "nflog", "ulog", "trace", "audit", "set", "quota", "last", "led", "idletimer"))
@@ -62,11 +62,12 @@ def _doings(ruleset: Ruleset) -> Iterator[tuple[str, tuple[Part, ...]]]:
 
 def _of(meaning: Meaning) -> Iterator[tuple[str, tuple[Part, ...]]]:
     for index, part in enumerate(meaning.parts):
-        if text := _doing(part):
+        if text := doing(part):
             yield text, tuple(one for one in meaning.parts[:index] if not isinstance(one, Effect))
 
 
-def _doing(part: Part) -> str:
+def doing(part: Part) -> str:
+    """What a part does to packets or flows that no field shows; empty for nothing."""
     if isinstance(part, Effect):
         return "" if part.name in _QUIET else part.text
     if isinstance(part, Atom):

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 
 from conntracker.rules.fields import FIELDS
 from conntracker.rules.ruleset import Ruleset
-from conntracker.rules.solve.apart import apart
+from conntracker.rules.solve.apart import apart, doing
 from conntracker.rules.solve.circuit import FALSE, Circuit
 from conntracker.rules.solve.dead import ALWAYS, dead
 from conntracker.rules.solve.domain import ROUTING, Values, Witness
-from conntracker.rules.solve.model import Local, Question, question, witness
+from conntracker.rules.solve.model import Local, Question, evaluation, question, witness
 from conntracker.rules.solve.ways import Way
+from conntracker.rules.terms import Atom
 from conntracker.steps import Rule
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 # What a packet that is accepted takes along.
+_LARGE = 2_000  # rules of both
 _FOLLOWING = ("saddr_type", "daddr_type")  # from the addresses
 CHANGED_FIELDS = (*(name for name in FIELDS if name not in _FOLLOWING), "oif")
 
@@ -67,16 +69,36 @@ class Unequal:
 def equivalent(one: Ruleset, other: Ruleset, local: Local = None) -> Equal | Unequal:
     """Equal, or a packet as evidence."""
     versions = versions_of((one, other))
-    only = _apart(one, other)
-    one, other = without_dead(one, local, only), without_dead(other, local, only)
-    if _apart(one, other):
-        one, other = without_dead(one, local), without_dead(other, local)
+    one, other = _pruned(one, other, local)
     for version in versions:
         with question([one, other], version, local) as asked:
             found = _differing(asked)
             if found is not None:
                 return found
     return Equal(versions, apart(one, other))
+
+
+def _pruned(one: Ruleset, other: Ruleset, local: Local) -> tuple[Ruleset, Ruleset]:
+    """Both without dead rules, where that helps: large ones are told to be alike by their form, and stateful matches
+    are paired, and what else rules do is counted, where packets come to them.
+    """
+    only = _apart(one, other)
+    if not only:
+        return one, other
+    size = sum(len(known.meanings) for ruleset in (one, other) for known in ruleset.chains)
+    if size < _LARGE and not any(_asks(ruleset, only) for ruleset in (one, other)):
+        return one, other
+    one, other = without_dead(one, local, only), without_dead(other, local, only)
+    if size < _LARGE or not _apart(one, other):
+        return one, other
+    return without_dead(one, local), without_dead(other, local)
+
+
+def _asks(ruleset: Ruleset, only: Collection[Rule]) -> bool:
+    return any(
+        bool(doing(part)) or (isinstance(part, Atom) and bool(part.occurrence))
+        for known in ruleset.chains for rule, meaning in known.items() if rule in only for part in meaning.parts
+    )  # fmt: skip
 
 
 def _apart(one: Ruleset, other: Ruleset) -> set[Rule]:
@@ -155,11 +177,8 @@ def _differing(asked: Question) -> Unequal | None:
     found = witness(asked, (differs,))
     if found is None:
         return None
-    kinds = outcomes(asked.ways)
-    pairs = [(before, after) for before in kinds for after in kinds]
-    for before, after in pairs:
-        literal = circuit.both(one.ended.get(before, FALSE), other.ended.get(after, FALSE))
-        again = witness(asked, (differs, literal)) if literal != FALSE else None
-        if again is not None:
-            return Unequal(again, before, after)
-    return Unequal(found, "accept", "accept")
+    true = evaluation(circuit, asked.session.model())
+    before, after = (
+        next((kind for kind, literal in way.ended.items() if true(literal)), "accept") for way in (one, other)
+    )
+    return Unequal(found, before, after)
