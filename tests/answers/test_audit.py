@@ -76,7 +76,7 @@ def test_dead_with_a_counter() -> None:
     ],
 )
 def test_redundant(rules: str, expected: list[tuple[str, int | None, list[int | None]]]) -> None:
-    """A rule that packets match but that could go is found with what decides the same behind it; logging and counting are not in vain."""
+    """What packets match but could go is found with what decides the same; logging and counting are not in vain."""
     assert places(found(saved(rules), "redundant")) == expected
 
 
