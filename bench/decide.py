@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import Claim, judge, table
+from common import ROOT, Claim, judge, table
 from conntracker.cli.rulefiles import load_file
 from conntracker.lab.trials.generate import KINDS, random_ruleset
 from conntracker.rules.decide import VERDICTS, Decider
@@ -24,9 +24,11 @@ from conntracker.rules.errors import RuleSyntaxError
 from conntracker.rules.ruleset import Ruleset
 from conntracker.rules.walk import Course, walk
 from conntracker.sources.translate import translate
-from decide_near import Judge, Near, as_columns, reasons, told
 from rules import parse
 from rulesets_scale import SHAPES, flat_list, iptables_dump
+
+sys.path.insert(0, str(ROOT / "tests"))
+from support.near import Judge, Near, as_columns, reasons, told
 
 WAYS = ("input", "forward", "output")
 _BATCH = 400
@@ -45,6 +47,11 @@ class Result:
     different: int = 0
     reasons: int = 0
     seconds: float = 0.0
+
+    def add(self, other: Result) -> None:
+        """Both together."""
+        for field in ("packets", "undecided", "left", "different", "reasons", "seconds"):
+            setattr(self, field, getattr(self, field) + getattr(other, field))
 
 
 def main() -> int:
@@ -76,16 +83,13 @@ def main() -> int:
 
 
 def show(results: list[Result]) -> None:
-    """A line for each file, one for all random rulesets of a syntax."""
+    """A line for each file, one for all random rulesets of a syntax, and one for all."""
     groups: dict[str, Result] = {}
-    for one in results:
-        group = groups.setdefault(one.name.rstrip("0123456789 "), Result(one.name))
-        for field in ("packets", "undecided", "left", "different", "reasons", "seconds"):
-            setattr(group, field, getattr(group, field) + getattr(one, field))
-    groups["all"] = Result("all")
-    for one in results:
-        for field in ("packets", "undecided", "left", "different", "reasons", "seconds"):
-            setattr(groups["all"], field, getattr(groups["all"], field) + getattr(one, field))
+    for one in sorted(results, key=lambda one: one.name):
+        name = one.name.rpartition(" ")[0] if one.name.startswith("random ") else one.name[-60:]
+        for group in (name, "all"):
+            groups.setdefault(group, Result(group)).add(one)
+    groups["all"] = groups.pop("all")
     rows = [
         (name, f"{one.packets:,}", f"{one.undecided:,}", f"{one.left:,}", f"{one.different:,}", f"{one.seconds:.0f}")
         for name, one in groups.items()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import sys
 import time
 from collections import Counter
@@ -144,6 +145,7 @@ def main() -> int:
     arguments = parser.parse_args()
     common.need_root()
     sources = [*file_sources(arguments.folders), *random_sources(arguments.random)]
+    random.Random(arguments.seed).shuffle(sources)  # noqa: S311 - so that a part is like the whole
     packets, faults = -(-arguments.packets * 11 // (10 * len(sources))), -(-arguments.faults // len(sources))
     began, results = time.monotonic(), []
     with ProcessPoolExecutor(os.cpu_count()) as pool:

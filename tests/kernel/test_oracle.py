@@ -207,7 +207,52 @@ def test_nat(oracle: Oracle) -> None:
         assert told(seen) == ("left eth1", "before rule 1 accept", "after rule 1 accept")
         assert seen.after() == {
             "saddr": number("192.0.2.99"), "daddr": number("203.0.113.7"), "sport": 5000, "dport": 80,
+            "tos": 0, "ttl": 63, "length": 40,
         }  # fmt: skip
+
+
+def test_nat_of_flows_alike(oracle: Oracle) -> None:
+    """What NAT made of the packet before stands in nobody's way, not even where addresses alone tell flows apart."""
+    oracle.load("table ip n {\n chain o { type nat hook output priority -100; redirect; }\n}")
+    alike = [packet("output", 50, daddr=number(f"10.9.0.{last}")) for last in (1, 2, 3)]
+    assert [told(seen)[0] for seen in oracle.send(alike)] == ["arrived"] * 3
+    mixed = [packet("output", 17, daddr=number("10.9.0.1"), ct_state=state) for state in (3, 1, 3, 1)]
+    assert [seen.flow and seen.flow[0] for seen in oracle.send(mixed)] == ["new", "established"] * 2
+
+
+def test_zones(oracle: Oracle) -> None:
+    """Nothing is left in the zones that rules put packets into, where NAT is about."""
+    oracle.load(f"{NAT}\ntable ip z {{ chain p {{ type filter hook prerouting priority raw; ct zone set 7; }}; }}")
+    translated = ("before rule 1 accept", "after rule 1 accept")
+    for seen in oracle.send([packet("forward", dport=8080, oif="eth1")] * 3):
+        assert told(seen) == ("left eth1", "p rule 1 continue", "p policy - accept", *translated)
+
+
+def test_conntrack_without_rules_that_ask(oracle: Oracle) -> None:
+    """Where there are chains of NAT, connection tracking follows all packets, whether or not a rule asks for it."""
+    oracle.load("table ip f { chain input { type nat hook input priority 100; }; }")
+    (seen,) = oracle.send([packet("input", ct_state=1)])
+    assert seen.flow is not None
+    assert seen.flow[0] == "established"
+
+
+@pytest.mark.parametrize("kind", ["iptables-legacy", "iptables-nft"])
+@pytest.mark.parametrize(("family", "inside"), [("ip", "10.1.2.3"), ("ip6", "fd00:1:2::3")])
+def test_sets(oracle: Oracle, kind: str, family: str, inside: str) -> None:
+    """The sets that a save asks for are there, with networks in them."""
+    lines = ["*filter", ":INPUT ACCEPT [0:0]", "-A INPUT -m set --match-set some src -j DROP", "COMMIT"]
+    oracle.load("\n".join(lines) + "\n", kind, family)
+    version = 4 if family == "ip" else 6
+    seen = oracle.send([packet("input", family=version, saddr=number(inside)), packet("input", family=version)])
+    assert [told(one)[0] for one in seen] == ["gone", "arrived"]
+
+
+def test_headers_in_front(oracle: Oracle) -> None:
+    """IPv6 packets come with options or a routing header in front of the transport's, if that is asked for."""
+    save = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m rt --rt-type 0 -j DROP\nCOMMIT\n"
+    oracle.load(save, "iptables-legacy", "ip6")
+    seen = oracle.send([packet("input", family=6, nexthdr=header) for header in (0, 6, 43, 60)])
+    assert [told(one)[0] for one in seen] == ["arrived", "arrived", "gone", "arrived"]
 
 
 def asked_for_states(way: str, family: int) -> Iterator[Fields]:

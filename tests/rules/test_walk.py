@@ -9,9 +9,12 @@ import pytest
 
 from conntracker.rules.fields import CT_STATES, ROUTE_TYPES
 from conntracker.rules.host import Host, Route
+from conntracker.rules.intervals import single
 from conntracker.rules.packets import Packet
 from conntracker.rules.ruleset import Ruleset
+from conntracker.rules.terms import Assign, In, Nat, Verdict
 from conntracker.rules.walk import Answer, walk
+from support.plain_rules import chain
 
 FILTER = """*filter
 :INPUT DROP [0:0]
@@ -108,6 +111,33 @@ def test_a_field_that_is_not_known_is_tried_both_ways_and_consistently() -> None
     assert len(answer.outcomes) == 3
     assert {outcome.path.verdict for outcome in answer.outcomes} == {"accept", "drop"}
     assert paths == {("INPUT",), ("web",)}
+
+
+def test_an_interface_that_is_not_known_has_one_name() -> None:
+    """Nobody is eth0 and yet nothing that begins with eth."""
+    text = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -i eth+ -j RETURN\n-A INPUT -i wlan0 -j RETURN\n{}COMMIT\n"
+    asked = packet(iif="unknown")
+    assert walk(Ruleset.parse(text.format("-A INPUT -i eth0 -j DROP\n")), asked, "input").verdict == "accept"
+    assert walk(Ruleset.parse(text.format("-A INPUT -i wlan+ -j DROP\n")), asked, "input").verdict == "undecided"
+
+
+def test_an_address_that_a_rule_sets_has_its_own_type() -> None:
+    """`ip daddr set` makes a packet one for the host, as far as rules behind it ask (fib and addrtype look it up)."""
+    rules = (
+        chain("pre", (Assign("daddr", number("10.1.1.1"), 0xFFFFFFFF),), hook="prerouting"),
+        chain("in", (In("daddr_type", single(ROUTE_TYPES.index("local"))), Verdict("drop")), hook="input"),
+    )
+    asked = packet(daddr=number("8.8.8.8"))
+    assert walk(Ruleset(rules), asked, "input", host=HOST).verdict == "drop"
+
+
+def test_netmap_onto_one_address_needs_not_know_the_old_one() -> None:
+    """All bits are those of the new address."""
+    rules = (
+        chain("nat", (Nat("netmap", (7, 7), None, ""),), hook="prerouting", kind="nat"),
+        chain("in", (In("daddr", single(7)), Verdict("drop")), hook="input"),
+    )
+    assert walk(Ruleset(rules), packet(daddr="unknown"), "input").verdict == "drop"
 
 
 def test_a_rule_passed_over_tells_the_match_that_failed() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from conntracker.rules.chain import Chain
 from conntracker.rules.fields import FIELDS, width_of
 from conntracker.rules.intervals import contains
 from conntracker.rules.order import WAYS, base_chains, effective_priority
 from conntracker.rules.ruleset import KnownChain, Meaning, Ruleset
-from conntracker.rules.terms import AnyOf, Assign, Atom, Branches, In, Named, Nat, Term, Verdict
+from conntracker.rules.terms import AnyOf, Assign, Atom, Branches, In, Named, Nat, Part, Term, Verdict
+from conntracker.steps import Rule
 
 Packet = dict[str, int | str | None]
 Key = tuple[str, ...]
@@ -22,6 +24,24 @@ _ENDS = ("drop", "reject", "queue", "stolen")
 class _Question(Exception):
     def __init__(self, key: Key, answers: list[int]) -> None:
         self.key, self.answers = key, answers
+
+
+def chain(
+    name: str,
+    *rules: tuple[Part, ...],
+    hook: str | None = None,
+    priority: int = 0,
+    policy: str = "accept",
+    kind: str = "filter",
+    family: str = "inet",
+) -> KnownChain:
+    """A chain of nft's table `t` (of nat's chains `n`)."""
+    texts = tuple(Rule("nft", family, "t", name, number, number, str(parts)) for number, parts in enumerate(rules, 1))
+    made = Chain(
+        "nft", family, "t", name, hook, priority if hook else None, policy if hook else None, kind if hook else None,
+        None, texts,
+    )  # fmt: skip
+    return KnownChain(made, tuple(Meaning(parts) for parts in rules))
 
 
 def outcomes(ruleset: Ruleset, packet: Mapping[str, int | str | None], way: str) -> set[str]:
@@ -121,7 +141,7 @@ class _Walk:
             raise _Question(key, answers)
         return self.known[key]
 
-    def holds(self, term: Term) -> bool:
+    def holds(self, term: Term) -> bool:  # noqa: PLR0911
         if isinstance(term, In):
             value = self.value(term.field)
             if term.mask is not None and term.field not in self.packet and value is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from conntracker.rules import altering
-from conntracker.rules.changes import GIVEN, LOST, Past, Xor
+from conntracker.rules.changes import LOST, Past, Xor
 from conntracker.rules.crowd import Crowd, Numbers, States, joined, values_of
 from conntracker.rules.deciding import weight
 from conntracker.rules.fields import CT_STATES

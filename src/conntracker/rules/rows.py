@@ -165,7 +165,8 @@ class Rows:
 
     def _derived(self, field: str, past: Past, rows: NDArray[np.intp]) -> Values:
         if field == "reverse_path" and self._reverse is not None:
-            return self._reverse.of(*(self.values(name, GIVEN, rows) for name in ("saddr", "iif", "daddr")), self.names)
+            source, interface, destination = (self.values(name, GIVEN, rows) for name in ("saddr", "iif", "daddr"))
+            return self._reverse.of(source, interface, destination, self.names)
         source = self.values(_ADDRESS_OF[field], past, rows)
         known = self._types.of(source.values)
         status = np.where((source.status == KNOWN) & (known > 0), KNOWN, UNKNOWN).astype(np.uint8)

@@ -18,7 +18,7 @@ from conntracker.lab.oracle.rounds import Target, rounds
 from conntracker.lab.oracle.routing import target_of
 from conntracker.lab.oracle.states import Preparation, is_error, prepare
 from conntracker.lab.oracle.table import FlowTable
-from conntracker.lab.oracle.tracing import HIGHEST_TAG, TABLE, Told, Tracing, untracked
+from conntracker.lab.oracle.tracing import ASKING, HIGHEST_TAG, TABLE, Told, Tracing, untracked
 from conntracker.lab.oracle.wanted import Fields, Unsendable, Wanted, wanted
 from conntracker.rules.host import Host
 from conntracker.rules.intervals import normal
@@ -186,6 +186,8 @@ class Oracle:
         """Our table anew (a ruleset may begin with a flush), and the rules as they are now."""
         self._run(["nft", "-f", "-"], f"table inet conntracker_0\ndelete table inet conntracker_0\n{TABLE}")
         self._snapshot = Snapshot.parse(read_texts())
+        if any(chain.type == "nat" for chain in self._snapshot.chains):
+            self._run(["nft", "-f", "-"], ASKING)
         self._tracing.rules(self._snapshot)
         self._table.translates = any(
             chain.type == "nat" and (chain.rules or chain.policy != "accept") for chain in self._snapshot.chains

@@ -1,8 +1,7 @@
 """What the kernel tells of packets that are sent one after the other, put together packet by packet.
 
 A table of our own turns tracing on for what we send, and for nothing that the kernel makes itself (answers of REJECT,
-resets, neighbour discovery): its first chain is the first of all, and its last chains say who got through. A chain that
-nobody calls has connection tracking follow all packets, whether or not the rules ask for it. Messages of
+resets, neighbour discovery): its first chain is the first of all, and its last chains say who got through. Messages of
 nf_tables come in the order of the packets; logs of legacy tables carry the tag of theirs.
 """
 
@@ -21,7 +20,7 @@ from conntracker.traces import Resolver, Rulesets
 from conntracker.wire import netlink, nflog, nftrace
 from conntracker.wire.packet import Headers
 
-__all__ = ["HIGHEST_TAG", "TABLE", "Told", "Tracing", "untracked"]
+__all__ = ["ASKING", "HIGHEST_TAG", "TABLE", "Told", "Tracing", "untracked"]
 
 HIGHEST_TAG = 0xBFFF  # of packets that are tracked
 _UNTRACKED = {4: 0xC000, 6: 0xC0000}
@@ -56,9 +55,6 @@ table inet {_NAME} {{
         ip6 flowlabel >= 0xc0000 meta nftrace set 1 notrack accept
         meta nftrace set 1 accept
     }}
-    chain asks_for_conntrack {{
-        ct state new accept
-    }}
     chain flow_in {{
         type filter hook prerouting priority -199; policy accept;
     }}
@@ -70,6 +66,16 @@ table inet {_NAME} {{
     }}
     chain end_post {{
         type filter hook postrouting priority 2147483646; policy accept;
+    }}
+}}
+"""
+
+# A chain that nobody calls: connection tracking follows all packets from then on. Chains of NAT need it and do not ask
+# for it themselves; only rules do. Without it, later fragments come through as they are.
+ASKING = f"""
+table inet {_NAME} {{
+    chain asking {{
+        ct state new accept
     }}
 }}
 """

@@ -126,6 +126,7 @@ class Judge:
         guided = self._walk(packet, kernel, asked)
         fitting = self._fitting(packet, guided, kernel, end)
         if fitting is None and asked:
+            asked = []
             guided = self._walk(packet, None, asked)
             fitting = self._fitting(packet, guided, kernel, end)
         if fitting is None:
@@ -214,7 +215,7 @@ class Judge:
 
 
 def _place_of(line: Line) -> _PLACE:
-    return line[1], line[2], line[3], line[4], line[6]
+    return namespace_of(line[1]), line[2], line[3], line[4], line[6]
 
 
 def _place(rule: Rule) -> _PLACE:

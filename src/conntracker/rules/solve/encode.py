@@ -76,9 +76,14 @@ class Encoded:
 
 
 class Encoder:
-    """The chains of one ruleset, for one IP version."""
+    """The chains of one ruleset, for one IP version.
 
-    def __init__(self, ruleset: Ruleset, domain: Domain, atoms: Atoms) -> None:
+    anew   whether stateful matches may answer otherwise each time that a chain is jumped to, or only each time that a
+           base chain is passed. What is live is the same: of the fewest steps that lead to a rule, none is in a chain
+           that the packet left before, so that one answer will do.
+    """
+
+    def __init__(self, ruleset: Ruleset, domain: Domain, atoms: Atoms, anew: bool = False) -> None:
         self.domain, self.circuit, self.atoms = domain, domain.circuit, atoms
         self.chains = ruleset.by_key()
         self.made: list[Encoded] = []  # callees before their callers
@@ -91,7 +96,7 @@ class Encoder:
         self.passing = 0  # how many base chains packets have come to
         self._asking: dict[ChainKey, bool] = {}
         self._calls = 0
-        self._left = _ANEW + 2 * sum(len(known.meanings) for known in ruleset.chains)
+        self._left = _ANEW + 2 * sum(len(known.meanings) for known in ruleset.chains) if anew else 0
 
     # --- chains ---
 

@@ -24,11 +24,15 @@ Local = Mapping[int, Intervals] | None
 class Question:
     """One or more rulesets in one circuit, for one IP version, and a solver that knows which packets there are."""
 
-    def __init__(self, rulesets: Sequence[Ruleset], version: int, local: Local = None) -> None:
+    def __init__(
+        self, rulesets: Sequence[Ruleset], version: int, local: Local = None, *, anew: bool | None = None
+    ) -> None:
+        """`anew` as in Encoder; None where only comparisons of rulesets need it."""
         self.version = version
         self.domain = Domain(version, Interfaces(rulesets), local)
         self.atoms = Atoms(self.domain)
-        self.ways: list[Way] = [encode(ruleset, self.domain, self.atoms) for ruleset in rulesets]
+        repeating = len(rulesets) > 1 if anew is None else anew
+        self.ways: list[Way] = [encode(ruleset, self.domain, self.atoms, repeating) for ruleset in rulesets]
         self.domain.always.append(-self.domain.loose if all(way.steady for way in self.ways) else self.domain.loose)
         if not any(_sets_hops(ruleset) for ruleset in rulesets):
             self.domain.hops_are_left()
@@ -44,9 +48,11 @@ def _sets_hops(ruleset: Ruleset) -> bool:
 
 
 @contextmanager
-def question(rulesets: Sequence[Ruleset], version: int, local: Local = None) -> Iterator[Question]:
+def question(
+    rulesets: Sequence[Ruleset], version: int, local: Local = None, *, anew: bool | None = None
+) -> Iterator[Question]:
     """A Question, closed at the end."""
-    made = Question(rulesets, version, local)
+    made = Question(rulesets, version, local, anew=anew)
     try:
         yield made
     finally:

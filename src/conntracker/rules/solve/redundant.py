@@ -50,7 +50,7 @@ def redundant(ruleset: Ruleset, local: Local = None) -> list[Redundant]:
     proven: dict[Place, tuple[Rule, ...]] = {}
     refuted: set[Place] = set()
     for version in ruleset.families():
-        with question([ruleset], version, local) as asked:
+        with question([ruleset], version, local, anew=True) as asked:
             _Search(ruleset, asked, proven, refuted).run()
     out = []
     beside = elsewhere(ruleset)

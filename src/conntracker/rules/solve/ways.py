@@ -63,11 +63,11 @@ class Way:
         return found
 
 
-def encode(ruleset: Ruleset, domain: Domain, atoms: Atoms | None = None) -> Way:
+def encode(ruleset: Ruleset, domain: Domain, atoms: Atoms | None = None, anew: bool = False) -> Way:
     """The ruleset in the domain's circuit. Raises ValueError for chains that lead back to themselves, or nowhere."""
     atoms = Atoms(domain) if atoms is None else atoms
     atoms.start()
-    return _Walk(ruleset, domain, atoms).go()
+    return _Walk(ruleset, domain, atoms, anew).go()
 
 
 def entered(way: Way) -> list[tuple[Encoded, int]]:
@@ -86,9 +86,9 @@ def entered(way: Way) -> list[tuple[Encoded, int]]:
 class _Walk:
     """Packets on their way; those that ended are put aside by outcome."""
 
-    def __init__(self, ruleset: Ruleset, domain: Domain, atoms: Atoms) -> None:
+    def __init__(self, ruleset: Ruleset, domain: Domain, atoms: Atoms, anew: bool) -> None:
         self.ruleset, self.domain, self.circuit = ruleset, domain, domain.circuit
-        self.encoder = Encoder(ruleset, domain, atoms)
+        self.encoder = Encoder(ruleset, domain, atoms, anew)
         self.way = Way(domain, atoms)
         self.hooks = {
             hook: base_chains(ruleset, domain.version, hook)

@@ -38,7 +38,7 @@ class Near:
         self.names = ["", "lo", "eth0", "nowhere"]
         self.targets: list[tuple[Part, ...]] = []
         self._callers: dict[ChainKey, list[tuple[Part, ...]]] = defaultdict(list)
-        names = set()
+        names: set[str] = set()
         for known in ruleset.chains:
             if known.chain.family not in {"inet", "netdev", {4: "ip", 6: "ip6"}[version]}:
                 continue
