@@ -311,3 +311,31 @@ def test_chains_may_be_deep_but_not_lead_back() -> None:
     assert walk(Ruleset.parse(text.format("DROP")), packet(), "input").verdict == "drop"
     with pytest.raises(ValueError, match="chain c7 of table filter leads back to itself"):
         walk(Ruleset.parse(text.format("c7")), packet(), "input")
+
+
+def test_a_zone_has_other_flows() -> None:
+    """In another zone a packet may be the first of a flow, though it is not where it was looked at: NAT is asked."""
+    text = (
+        "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j CT --zone 7\nCOMMIT\n"
+        "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j ACCEPT\nCOMMIT\n"
+    )
+    outcomes = walk(Ruleset.parse(text), packet(ct_state=3, first=0), "input").outcomes
+    assert {any(step.table == "nat" for step in one.path.steps) for one in outcomes} == {True, False}
+    plain = walk(
+        Ruleset.parse(text.replace("-A PREROUTING -j CT --zone 7\n", "")), packet(ct_state=3, first=0), "input"
+    )
+    assert all(step.table != "nat" for one in plain.outcomes for step in one.path.steps)
+
+
+def test_hops_at_routing_are_told() -> None:
+    """An outcome tells how many hops a packet had left when routing sent it on, with what rules made of them."""
+    text = "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp -j TTL --ttl-set 9\nCOMMIT\n"
+    asked = [packet(ttl=1, oif="eth1"), packet(ttl=1, oif="eth1", protocol=17)]
+    assert [walk(Ruleset.parse(text), one, "forward").outcomes[0].hops for one in asked] == [9, 1]
+    assert walk(Ruleset.parse(text), packet(ttl=1), "input").outcomes[0].hops is None
+
+
+def test_what_comes_in_by_loopback_is_for_this_host() -> None:
+    """A packet that the host sends to itself comes in as one of type host, whatever it was said to be."""
+    text = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -i lo -m pkttype --pkt-type unicast -j DROP\nCOMMIT\n"
+    assert walk(Ruleset.parse(text), packet(iif="", oif="lo"), "output").verdict == "drop"

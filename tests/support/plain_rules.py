@@ -73,8 +73,8 @@ class _Walk:
         ended = self.pass_hooks(WAYS[self.way])
         if ended is None and self.way == "output" and self.packet.get("oif") == "lo":
             self.way = "input"
-            self.packet["iif"] = "lo"
-            for name in ("skuid", "skgid", "packet_type"):
+            self.packet["iif"], self.packet["packet_type"] = "lo", 0
+            for name in ("skuid", "skgid"):
                 self.lose(name)
             ended = self.pass_hooks(("prerouting", "input"))
         return ended or "accept"

@@ -42,8 +42,9 @@ class Decisions:
     policy    indices into `chains` of the base chain whose policy decided, -1 elsewhere
     atoms     indices into `reasons`: what an undecided one hangs on, -1 elsewhere
     rules     of the ruleset; chains: all of them
-    reasons   texts of matches, and of fields that are not known, of which the answers lead to different verdicts: as
-              rules.walk has them, sorted
+    reasons   texts of matches, and of fields that are not known, of which the answers lead to different verdicts,
+              sorted: as rules.walk has them, which also asks on in rules that fail anyway. Where only two answers
+              together make a difference, that order may have it name the other one
     """
 
     verdict: NDArray[np.uint8]

@@ -11,7 +11,7 @@ from conntracker.rules import altering
 from conntracker.rules.changes import LOST, Past, Xor
 from conntracker.rules.crowd import Crowd, Numbers, States, joined, values_of
 from conntracker.rules.deciding import weight
-from conntracker.rules.fields import CT_STATES
+from conntracker.rules.fields import CT_STATES, PACKET_TYPES
 from conntracker.rules.intervals import normal, single
 from conntracker.rules.order import CONNTRACK, WAYS, base_chains, effective_priority
 from conntracker.rules.packets import UNTRACKED_ICMPV6
@@ -120,8 +120,8 @@ class Passage:
         interface = Xor(crowd.rows.number_of("lo"))
 
         def arrived(past: Past) -> Past:
-            past = past.put("iif", interface).put("oif", Xor(0))
-            for name in ("skuid", "skgid", "packet_type"):
+            past = past.put("iif", interface).put("oif", Xor(0)).put("packet_type", Xor(PACKET_TYPES.index("host")))
+            for name in ("skuid", "skgid"):
                 past = past.put(name, LOST)
             return past
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from conntracker.rules.deciding import deciding_accept, weight
-from conntracker.rules.fields import CT_STATES, ROUTE_TYPES
+from conntracker.rules.fields import CT_STATES, PACKET_TYPES, ROUTE_TYPES
 from conntracker.rules.host import Host
 from conntracker.rules.intervals import normal, single
 from conntracker.rules.order import CONNTRACK, WAYS, base_chains, effective_priority
@@ -27,6 +27,7 @@ _ENDINGS = frozenset(("accept", "drop", "reject", "queue", "stolen"))
 _BEFORE_ROUTING = frozenset(("prerouting", "output"))
 _LOCAL_TYPES = frozenset(ROUTE_TYPES.index(name) for name in ("local", "broadcast", "anycast", "multicast"))
 _LOOPBACK = "lo"
+_HOST = PACKET_TYPES.index("host")
 _LOCAL = ROUTE_TYPES.index("local")
 _MOST_DEEP = 200  # nft allows 16 (NFT_JUMP_STACK_SIZE), iptables any number
 
@@ -49,12 +50,14 @@ class Outcome:
     assumed   what it hangs on, in the order in which it was asked; empty where nothing was unknown
     packet    as it was at the end, after NAT
     passed    rules that did not match, if they were asked for
+    hops      its TTL when routing sent it on: with less than two it goes no further; None if it never was, or unknown
     """
 
     path: Path
     assumed: tuple[Assumed, ...]
     packet: Packet
     passed: tuple[Passed, ...] = ()
+    hops: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,7 @@ class _Run:
         self._translated: set[str] = set()
         self._passed: list[Passed] | None = [] if keep_passed else None
         self._hook = ""
+        self._hops: int | None = None
         self._inside: set[ChainKey] = set()
 
     # --- the way ---
@@ -205,8 +209,10 @@ class _Run:
         self._state.put("oif", out)
         if out is UNKNOWN and (name := self._route_out()) is not None:
             self._packet["oif"] = name
-        if isinstance(ttl := self._packet.get("ttl", UNKNOWN), int) and ttl > 0:
-            self._state.put("ttl", ttl - 1)
+        if isinstance(ttl := self._packet.get("ttl", UNKNOWN), int):
+            self._hops = ttl
+            if ttl > 0:
+                self._state.put("ttl", ttl - 1)
         elif ttl is UNKNOWN:
             self._state.put("ttl", UNKNOWN)
 
@@ -225,7 +231,8 @@ class _Run:
             return ()
         self._state.put("iif", _LOOPBACK)
         self._state.put("oif", "")
-        for field in ("skuid", "skgid", "packet_type"):
+        self._state.put("packet_type", _HOST)
+        for field in ("skuid", "skgid"):
             self._state.put(field, UNKNOWN)
         return WAYS["input"][1:]
 
@@ -252,7 +259,7 @@ class _Run:
 
     def _outcome(self, verdict: str, decided: int | None) -> Outcome:
         path = Path(tuple(self._steps), verdict, decided, self._hook or None)
-        return Outcome(path, tuple(self._state.assumed), self._packet, tuple(self._passed or ()))
+        return Outcome(path, tuple(self._state.assumed), self._packet, tuple(self._passed or ()), self._hops)
 
     # --- chains and rules ---
 

@@ -217,3 +217,11 @@ def test_any_text(text: str, family: str | None) -> None:
             assert 1 <= error.column <= len(lines[error.line - 1]) + 1
         else:
             assert parse_save(format_save(chains), family=family) == chains
+
+
+@pytest.mark.parametrize(("kind", "priority"), [("iptables-legacy", 50), ("iptables-nft", 150)])
+def test_priority_of_the_security_table(kind: str, priority: int) -> None:
+    """iptables-nft makes the chains of the table security later than ip_tables calls them."""
+    save = "*security\n:INPUT ACCEPT [0:0]\nCOMMIT\n"
+    found = {known.chain.priority for known in parse_save(save, family="ip", kind=kind) if known.chain.hook}
+    assert found == {priority}

@@ -10,13 +10,14 @@ from conntracker.lab.trials.space import FOREIGN, Space
 from conntracker.rules.fields import CT_STATES, FIELDS, PACKET_TYPES, ROUTE_TYPES, width_of
 from conntracker.rules.intervals import Intervals, complement, contains, intersect
 from conntracker.rules.order import CONNTRACK, effective_priority
-from conntracker.rules.packets import Packet
+from conntracker.rules.packets import UNTRACKED_ICMPV6, Packet
 from conntracker.rules.ruleset import Meaning, Ruleset
 from conntracker.rules.state import named
 from conntracker.rules.terms import AnyOf, Atom, Branches, In, Named, Part, Test
 
 __all__ = ["Aim", "tests_of"]
 
+_ICMPV6 = 58
 _ROUTING = 43  # header of IPv6 by which routers are named
 _TYPED = {"saddr_type": "saddr", "daddr_type": "daddr"}
 # The largest number that packets can have, where it is not the largest of the field's bits.
@@ -77,6 +78,12 @@ class Aim:
     def top(self, field: str) -> int:
         """The largest number that a packet can have in a field."""
         return _LARGEST.get(field) or (1 << width_of(field, self.version)) - 1
+
+    def in_state(self, packet: Packet) -> bool:
+        """Whether rules find the packet's state where they ask for it: untracked ones have it before any rule."""
+        if self._untracked or packet["ct_state"] != CT_STATES.index("untracked"):
+            return True
+        return packet["protocol"] == _ICMPV6 and contains(UNTRACKED_ICMPV6, int(packet["icmp_type"] or 0))
 
     def borders(self, test: In) -> Iterator[int]:
         """The numbers on both sides of each end of the set; of a masked one, the numbers in it."""

@@ -119,8 +119,10 @@ class _Chooser:
     ) -> None:
         self.ruleset, self.space, self.draw = ruleset, space, draw
         self.version, self.choice, self.limit = version, choice, limit
-        self.sendable: Callable[[Packet], bool] = lambda packet: space.plain(packet) and sendable(packet)
         self.aim = Aim(ruleset, space, version, draw)
+        self.sendable: Callable[[Packet], bool] = lambda packet: (
+            space.plain(packet) and self.aim.in_state(packet) and sendable(packet)
+        )
         self.course, self.host = Course(ruleset, version), space.host
         self.matched: set[int] = set()  # id of rules
         self.given: dict[int, Packet] = {}  # by id of the rule

@@ -130,7 +130,7 @@ class Judge:
             guided = self._walk(packet, None, asked)
             fitting = self._fitting(packet, guided, kernel, end)
         if fitting is None:
-            if any(atom.name in _DROPPING for atom, _ in asked) and self._dropped(packet, kernel, guided):
+            if self._dropped(packet, kernel, guided, [atom for atom, _ in asked if atom.name in _DROPPING]):
                 result.dropped += 1
                 return None
             return self._mismatch(packet, kernel, guided, end)
@@ -181,7 +181,7 @@ class Judge:
     def _seen(self, packet: Packet, outcome: Outcome) -> tuple[tuple[Line, ...], str]:
         """The lines of an outcome up to where routing drops the packet, and why it does."""
         lines = self.lines(outcome.path.steps)
-        drop = stopped(packet, outcome.packet)
+        drop = stopped(packet, outcome.packet, outcome.hops)
         if drop is None:
             return lines, ""
         hook, reason = drop
@@ -190,10 +190,17 @@ class Judge:
         ended = outcome.path.verdict != "accept" and kept == lines  # before it came that far
         return kept, "" if ended else reason
 
-    def _dropped(self, packet: Packet, kernel: tuple[Line, ...], answer: Answer) -> bool:
-        """Whether the kernel's lines end where a match may have dropped the packet itself, without a word."""
-        if kernel and kernel[-1][5:8] == ("rule", None, "drop"):  # as nf_tables tells it
-            kernel = kernel[:-1]
+    def _dropped(self, packet: Packet, kernel: tuple[Line, ...], answer: Answer, atoms: Sequence[Atom]) -> bool:
+        """Whether the kernel's lines end where a match may have dropped the packet itself: legacy tables are silent
+        about it, nf_tables tells it as the rule's verdict.
+        """
+        if not atoms:
+            return False
+        if kernel and kernel[-1][5] == "rule" and kernel[-1][7] == "drop":
+            position = () if kernel[-1][6] is None else (kernel[-1][6],)  # not always does it tell which rule it was
+            place = "".join(f"{word}/" for word in (*kernel[-1][2:5], *position))
+            if any(atom.occurrence.startswith(place) for atom in atoms):
+                kernel = kernel[:-1]
         sides = [self._seen(packet, one)[0] for one in answer.outcomes]
         return any(len(side) > len(kernel) and side[: len(kernel)] == kernel for side in sides)
 

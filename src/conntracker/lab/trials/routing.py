@@ -21,11 +21,12 @@ _ORDINARY = 0x08080808  # in place of one that NAT chose in a range
 _MARTIAN_SOURCES: Intervals = ((0, 0), (0xE0000000, 0xEFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF))
 
 
-def stopped(packet: Packet, later: Packet) -> tuple[str, str] | None:
+def stopped(packet: Packet, later: Packet, hops: int | None = None) -> tuple[str, str] | None:
     """(the first hook that it does not come to, why), if it is dropped on its way; None if it is not.
 
     packet  as it was sent
     later   as it is behind prerouting: NAT may have given it another destination
+    hops    its TTL there; None where it is as it was sent
     """
     if packet["way"] == "output":
         return None
@@ -43,7 +44,7 @@ def stopped(packet: Packet, later: Packet) -> tuple[str, str] | None:
     ):
         reason = "not a member of the multicast group"
     if reason is None and forwarded:
-        reason = _not_forwarded(packet, source)
+        reason = _not_forwarded(packet, source, int(packet["ttl"] or 0) if hops is None else hops)
     return None if reason is None else ("forward" if forwarded else "input", reason)
 
 
@@ -66,11 +67,11 @@ def _martian(packet: Packet, source: int, destination: int) -> str | None:
     return None if destination else "martian destination"
 
 
-def _not_forwarded(packet: Packet, source: int) -> str | None:
+def _not_forwarded(packet: Packet, source: int, hops: int) -> str | None:
     """ip_forward, net/ipv4/ip_forward.c; ip6_forward, net/ipv6/ip6_output.c."""
     if packet["packet_type"] != _HOST:
         return "not for this host's link address: never forwarded"
-    if int(packet["ttl"] or 0) <= 1:
+    if hops <= 1:
         return "hop limit"
     if packet["family"] == 6:
         if source == 0:

@@ -28,7 +28,7 @@ _BROADCAST = {4: 0xFFFFFFFF}
 # Bytes of the IP packet that each protocol needs behind IPv4's header.
 SHORTEST = {1: 8, 58: 8, 6: 20, 17: 8, 33: 16, 132: 32, 136: 8}
 _LENGTH = 120
-_LINK_LOCAL6 = 0xFE80 >> 6
+_LINK_LOCAL6, _SITE_LOCAL6 = 0xFE80 >> 6, 0xFEC0 >> 6
 _RELATED = CT_STATES.index("related")
 _REDIRECTS = frozenset(((1, 5), (58, 137)))
 _OTHER_ICMP = frozenset(((4, 58), (6, 1)))
@@ -147,14 +147,16 @@ class Space:
             return False  # such addresses are routed apart
         if packet["protocol"] in _OF_OTHER or (packet["family"], packet["protocol"]) in _OTHER_ICMP:
             return False
-        if _spoilt(packet):
-            return False
-        if packet["way"] == "output" and packet["oif"] not in ("lo", self.near(packet, "daddr") or packet["oif"]):
-            return False
-        if packet["way"] == "output" and {self.kind_of(packet, "daddr"), self.kind_of(packet, "saddr")} & _COPIED:
+        if packet["way"] == "output" and not self._leaves(packet):
             return False
         # nf_nat_icmp_reply_translation drops redirects of flows that it has not looked at.
         return packet["ct_state"] != _RELATED or (packet["protocol"], packet["icmp_type"]) not in _REDIRECTS
+
+    def _leaves(self, packet: Packet) -> bool:
+        """Whether what the host sends leaves by the interface that was asked for, whole and but once."""
+        if packet["oif"] not in ("lo", self.near(packet, "daddr") or packet["oif"]):
+            return False
+        return not _spoilt(packet) and not {self.kind_of(packet, "daddr"), self.kind_of(packet, "saddr")} & _COPIED
 
 
 @lru_cache(256)
@@ -172,7 +174,8 @@ def of_local_scope(packet: Packet) -> bool:
     none (nf_nat_redirect_ipv6, net/netfilter/nf_nat_redirect.c): here there are only global ones.
     """
     address = int(packet["daddr"] or 0)
-    return packet["family"] == 6 and address >> 120 == 0xFF and address >> 112 & 15 in (1, 2, 5)
+    multicast = address >> 120 == 0xFF and address >> 112 & 15 in (1, 2, 5)
+    return packet["family"] == 6 and (multicast or address >> 118 in (_LINK_LOCAL6, _SITE_LOCAL6))
 
 
 def _with_headers(made: Packet) -> Packet:
@@ -208,7 +211,7 @@ def _with_state(made: Packet) -> Packet:
 def _spoilt(packet: Packet) -> bool:
     """Whether a segment that the host sends would be invalid only with a broken header: rules drop such themselves."""
     invalid = packet["ct_state"] == CT_STATES.index("invalid")
-    return packet["way"] == "output" and invalid and packet["protocol"] == _TCP and packet["tcp_flags"] in _BEGINNINGS
+    return invalid and packet["protocol"] == _TCP and packet["tcp_flags"] in _BEGINNINGS
 
 
 def _extended(packet: Packet) -> bool:

@@ -94,6 +94,7 @@ class Domain:
         # `loose`: whether one that got none may be given one now, if NAT's chains were asked again.
         self.later, self.loose = circuit.new(), circuit.new()
         self.handed: list[int] = []  # by queue, whether a program lets a packet go on, and whether it changes its mark
+        self.held: list[int] = []  # inputs that hold in a packet of which all others may be 0: see Samples
         self.returning: list[int] = []  # whether a packet that is routed again goes to the loopback device
         self._routes: list[tuple[tuple[Vector, ...], Vector]] = []
         self._free: dict[object, Vector] = {}
@@ -130,6 +131,7 @@ class Domain:
         number = self.free((key, low, high), width)
         if fresh:
             self.always.append(self.circuit.within(number, ((low, high),)))
+            self.held += [bit for i, bit in enumerate(reversed(number.bits)) if low >> i & 1]
         return number
 
     def address_type(self, field: str, address: Vector) -> Vector:
@@ -162,6 +164,11 @@ class Domain:
             self.always.append(self.circuit.within(found["ct_state"], ((0, len(CT_STATES) - 1),)))
             self._first_of_flow(found)
         return found
+
+    def settle(self, steady: bool) -> None:
+        """From now on it is known whether NAT's chains ask for nothing but what all packets of a flow have."""
+        self.always.append(-self.loose if steady else self.loose)
+        self.held += [] if steady else [self.loose]
 
     def hops_are_left(self) -> None:
         """From now on, no packet is forwarded that has none left: if rules do not change their number."""

@@ -33,7 +33,7 @@ class Question:
         self.atoms = Atoms(self.domain)
         repeating = len(rulesets) > 1 if anew is None else anew
         self.ways: list[Way] = [encode(ruleset, self.domain, self.atoms, repeating) for ruleset in rulesets]
-        self.domain.always.append(-self.domain.loose if all(way.steady for way in self.ways) else self.domain.loose)
+        self.domain.settle(all(way.steady for way in self.ways))
         if not any(_sets_hops(ruleset) for ruleset in rulesets):
             self.domain.hops_are_left()
         self.usual = self.domain.usual()

@@ -212,6 +212,7 @@ def _words(columns: _Columns, domain: Domain) -> dict[int, int]:
     # The order in which Domain makes them: see Domain.ways.
     words[domain.choosers[0]], words[domain.choosers[1]] = forward, output
     full = (1 << count) - 1
+    words |= dict.fromkeys(domain.held, full)
     words[domain.has["mac"]] = full & ~output
     words[domain.has["socket"]] = output
     return words
