@@ -10,7 +10,18 @@ from pathlib import Path
 
 import common
 
-BENCHMARKS = ("exact", "startup", "logwrite", "dump", "events", "idle", "fuzz", "resolve", "trace", "owners")
+_DATA = str(Path(__file__).parent.parent / "tests" / "rules" / "data")
+
+# With the arguments of each.
+BENCHMARKS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("exact", "startup", "logwrite", "dump", "events", "idle", "fuzz", "resolve", "trace", "owners"), ()
+    ),
+    "rules": ("scale",),
+    "decide": ("agree", "50000", _DATA, "--random", "60"),
+    "dead_agree": (),
+    "kernel_agrees": (_DATA, "--random", "60", "--packets", "100000", "--faults", "100"),
+}
 VERDICTS = {0: "holds", 1: "FAILS", 3: "could not run"}
 
 
@@ -19,7 +30,8 @@ def run(name: str) -> tuple[str, str]:
     print(f"== {name}", flush=True)
     start = time.monotonic()
     script = Path(__file__).with_name(f"{name}.py")
-    code = subprocess.run(common.python(str(script)), env=common.environment(), check=False).returncode
+    command = common.python(str(script), *BENCHMARKS[name])
+    code = subprocess.run(command, env=common.environment(), check=False).returncode
     print(flush=True)
     return VERDICTS.get(code, f"ended with exit code {code}"), f"{time.monotonic() - start:.0f} s"
 
@@ -27,7 +39,7 @@ def run(name: str) -> tuple[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these of: {', '.join(BENCHMARKS)}")
-    names = parser.parse_args().names or BENCHMARKS
+    names = parser.parse_args().names or list(BENCHMARKS)
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
         parser.error(f"no benchmark called {', '.join(unknown)}")
