@@ -1,7 +1,7 @@
 """Whether the solver and interval decision diagrams find the same dead rules.
 
-`python bench/dead_agree.py [--random 250] [FOLDER ...]`. Only FORWARD of the filter table
-and what it leads to is looked at. Exit code 1 if the two disagree.
+`python bench/dead_agree.py [--random 250] [FOLDER ...]`. Of the filter table INPUT, FORWARD and OUTPUT are looked at,
+each alone, with what it leads to. Exit code 1 if the two disagree.
 """
 
 from __future__ import annotations
@@ -22,18 +22,24 @@ from conntracker.rules.solve.names import Interfaces
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def valid(version: int, name: str, interfaces: Interfaces) -> Intervals | None:
-    """What packets in FORWARD have."""
+# The interface that packets lack, by chain.
+CHAINS = {"INPUT": "oif", "FORWARD": "", "OUTPUT": "iif"}
+
+
+def valid(version: int, chain: str, name: str, interfaces: Interfaces) -> Intervals | None:
+    """What packets in a chain have."""
     if name in {"iif", "oif"}:
-        return normal([(1, len(interfaces.names) - 1)])
+        return ((0, 0),) if name == CHAINS[chain] else normal([(1, len(interfaces.names) - 1)])
+    if name == "ttl" and chain == "FORWARD":
+        return ((1, 254),)
     return {"family": ((version, version),), "ct_state": ((0, 4),), "length": ((20, 65535),)}.get(name)
 
 
-def filter_only(ruleset: Ruleset) -> Ruleset:
-    """The chains of the filter table that FORWARD leads to."""
+def filter_only(ruleset: Ruleset, chain: str) -> Ruleset:
+    """A base chain of the filter table, and the table's user chains."""
     return Ruleset(tuple(
         known for known in ruleset.chains
-        if known.chain.table == "filter" and known.chain.name not in {"INPUT", "OUTPUT"}
+        if known.chain.table == "filter" and (known.chain.hook is None or known.chain.name == chain)
     ))  # fmt: skip
 
 
@@ -45,7 +51,7 @@ def disagreement(ruleset: Ruleset, base: KnownChain) -> tuple[list[str], list[st
     solved = {
         id(one.rule): one.rule for one in dead(ruleset, explain=False) if one.certainty == ALWAYS and one.versions
     }
-    drawn = diagram_dead(ruleset, version, base, partial(valid, version))
+    drawn = diagram_dead(ruleset, version, base, partial(valid, version, base.chain.name))
     rules = {id(rule): rule for known in ruleset.chains for rule in known.chain.rules}
     only_solved = [str(rule.text) for key, rule in solved.items() if key not in drawn]
     return only_solved, [str(rules[key].text) for key in drawn - solved.keys()]
@@ -72,9 +78,9 @@ def main() -> int:
         given.append((path.name, Ruleset(chains)))
     agreed = unfit = wrong = rules = 0
     start = time.monotonic()
-    for name, ruleset in given:
-        alone = filter_only(ruleset)
-        base = next((known for known in alone.chains if known.chain.name == "FORWARD"), None)
+    for name, ruleset, chain in ((f"{name} {chain}", ruleset, chain) for name, ruleset in given for chain in CHAINS):
+        alone = filter_only(ruleset, chain)
+        base = next((known for known in alone.chains if known.chain.name == chain), None)
         if base is None:
             continue
         try:

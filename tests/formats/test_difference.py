@@ -41,7 +41,7 @@ def test_lines() -> None:
     shown = "".join(diff_lines(changes()))
     assert shown.startswith(
         "NEWLY ACCEPTED  1\n"
-        "  input, output by lo: IPv4 tcp 80 from any to any\n"
+        "  input: IPv4 tcp 80 from any to any\n"
         "    before: drop by the policy of ip filter INPUT\n"
         "    after:  accept by ip filter INPUT rule 1   new:5\n"
         "              -A INPUT -p tcp -m tcp --dport 80 -j ACCEPT\n"
@@ -49,7 +49,7 @@ def test_lines() -> None:
     )
     assert (
         "NEWLY DROPPED  1\n"
-        "  input, output by lo: IPv4 tcp 22 from any to any\n"
+        "  input: IPv4 tcp 22 from any to any\n"
         "    before: accept by ip filter INPUT rule 1   old:5\n"
         "              -A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n"
         "    after:  drop by the policy of ip filter INPUT\n" in shown

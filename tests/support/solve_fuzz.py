@@ -14,7 +14,7 @@ from itertools import islice
 from conntracker.lab.trials.aim import Aim
 from conntracker.lab.trials.faults import seeded
 from conntracker.lab.trials.generate import random_ruleset
-from conntracker.lab.trials.space import FOREIGN, Space
+from conntracker.lab.trials.space import Space
 from conntracker.rules.host import Host
 from conntracker.rules.intervals import normal, single
 from conntracker.rules.iptables import parse_save
@@ -27,7 +27,7 @@ from conntracker.rules.terms import Atom, Nat
 from conntracker.rules.walk import Course, Outcome, walk
 from conntracker.steps import Rule
 
-__all__ = ["ends", "iptables_text", "mutants", "packets", "unsound_dead", "unsound_equal", "unsound_witnesses"]
+__all__ = ["ends", "iptables_ruleset", "mutants", "packets", "unsound_dead", "unsound_equal", "unsound_witnesses"]
 
 Packet = Mapping[str, int | str | None]
 
@@ -40,7 +40,7 @@ _HOST = Host(local={version: normal([single(one[version])[0] for one in _ADDRESS
 _WAYS = ("input", "forward", "output")
 
 
-def iptables_text(seed: int, version: int) -> Ruleset:
+def iptables_ruleset(seed: int, version: int) -> Ruleset:
     """A random ruleset of iptables or ip6tables."""
     kind = {4: "iptables", 6: "ip6tables"}[version]
     family = {4: "ip", 6: "ip6"}[version]
@@ -121,7 +121,15 @@ def _matches(outcome: Outcome, rule: Rule) -> bool:
 
 
 def _foreign(found: Witness) -> bool:
-    """Whether the evidence rests on what the walk does not know: NAT of earlier packets, programs that queues ask."""
+    """Whether the evidence rests on what the walk does not know: NAT of earlier packets, programs that queues ask, a
+    match that answers otherwise once rules have changed the packet.
+    """
+    pure: dict[str, set[bool]] = {}
+    for (text, occurrence), outcome in found.outcomes:
+        if not occurrence:
+            pure.setdefault(text, set()).add(outcome)
+    if any(len(outcomes) > 1 for outcomes in pure.values()):
+        return True
     return "first" in found.packet or any(
         text.startswith(("the flow's", "a program", "routing")) for text, outcome in found.assumed if outcome
     )

@@ -16,11 +16,11 @@ from conntracker.rules.solve.regions import Change, Values, difference
 from conntracker.rules.terms import Atom
 from conntracker.steps import Step
 
-__all__ = ["KINDS", "Changed", "Diff", "diff"]
+__all__ = ["LOOPED", "KINDS", "Changed", "Diff", "diff"]
 
 # In the order in which they are told.
 KINDS = ("newly accepted", "newly dropped", "newly rejected", "otherwise refused", "otherwise changed")
-_LOOPED = "output by lo"  # what the host sends to itself, in a chain that it comes in by
+LOOPED = "output by lo"  # what the host sends to itself, in a chain that it comes in by
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def diff(old: Ruleset, new: Ruleset, local: dict[int, Intervals] | None = None, 
         if change.way == "output" and change.box.get("oif") == ("lo",):
             came = joined.get(_key(change, {name: one for name, one in change.box.items() if name != "oif"}))
             if came is not None and came[1] == ["input"]:  # what comes in again is let in like anything else
-                came[1].append(_LOOPED)
+                came[1].append(LOOPED)
                 del joined[key]
     changes = []
     for change, ways in joined.values():

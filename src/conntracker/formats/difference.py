@@ -7,6 +7,7 @@ import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from conntracker.answers.diff import LOOPED
 from conntracker.formats.audit import line_of, which_rule, witness_lines
 from conntracker.formats.packets import packet_json
 from conntracker.formats.table import printable
@@ -73,7 +74,8 @@ def _lines(found: Diff, width: int) -> Iterator[str]:
 
 def _change_lines(one: Changed, width: int, fields: frozenset[str]) -> Iterator[str]:
     change = one.change
-    yield from _wrapped(f"{', '.join(one.ways)}: {box_text(change.box, change.version)}", width, "  ", "    ")
+    ways = [way for way in one.ways if way != LOOPED or "input" not in one.ways]  # input has what comes in by lo, too
+    yield from _wrapped(f"{', '.join(ways)}: {box_text(change.box, change.version)}", width, "  ", "    ")
     if change.atoms:
         yield from _wrapped(f"if {_atoms(change.atoms)}", width, "    ", "    ")
     for word, verdict, step in (("before", change.before, one.step_before), ("after", change.after, one.step_after)):

@@ -10,9 +10,10 @@ from conntracker.rules.intervals import Intervals, contains
 
 __all__ = ["Host", "Route", "always_of_type"]
 
-_LOOPBACK = {4: ((127 << 24, (128 << 24) - 1),), 6: ((1, 1),)}
+_LOOPBACK = {4: ((127 << 24, (128 << 24) - 2),), 6: ((1, 1),)}
 _MULTICAST = {4: ((224 << 24, (240 << 24) - 1),), 6: ((0xFF << 120, (1 << 128) - 1),)}
-_BROADCAST = {4: (((1 << 32) - 1, (1 << 32) - 1),), 6: ()}
+# The last one of the loopback's network, too: it has the route that such addresses have (fib_add_ifaddr).
+_BROADCAST = {4: (((128 << 24) - 1, (128 << 24) - 1), ((1 << 32) - 1, (1 << 32) - 1)), 6: ()}
 
 
 def always_of_type(version: int, address: int) -> str | None:

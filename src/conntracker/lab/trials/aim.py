@@ -17,7 +17,7 @@ from conntracker.rules.terms import AnyOf, Atom, Branches, In, Named, Part, Test
 
 __all__ = ["Aim", "tests_of"]
 
-_ICMPV6 = 58
+_ICMPV6, _LOCAL = 58, ROUTE_TYPES.index("local")
 _ROUTING = 43  # header of IPv6 by which routers are named
 _TYPED = {"saddr_type": "saddr", "daddr_type": "daddr"}
 # The largest number that packets can have, where it is not the largest of the field's bits.
@@ -111,6 +111,12 @@ class Aim:
         if way == "output" and self.values.get("mark") and draw.random() < 0.4:
             packet["mark"] = draw.choice(self.values["mark"])
         return packet
+
+    def to_itself(self, packet: Packet) -> Packet:
+        """The packet as one that the host sends to itself: the loopback device brings it in again."""
+        here = self.space.typed(self.version, _LOCAL, self.draw)
+        made = self.background("output") | {name: packet[name] for name in ("protocol", "dport", "ct_state")}
+        return made | {"oif": "lo", "daddr": here}
 
     def _common(self, field: str, usual: Sequence[int]) -> int:
         known = self.values.get(field)
@@ -208,6 +214,8 @@ class Aim:
 
     def _name(self, packet: Packet, test: Named) -> bool:
         old = packet.get(test.field)
+        if test.field == "iif" and packet.get("oif") == "lo":
+            return named("lo", test)
         if isinstance(old, str) and named(old, test):
             return True
         if old == "":

@@ -30,6 +30,7 @@ _TRIES = 12  # at a witness of a rule, each round
 _ROUNDS = 8
 _NEARLY = 6  # at a packet that one term alone keeps from a rule
 _PAIRS = 3
+_OFTEN, _SELDOM = 0.5, 0.05  # that a packet for this host is one that it sends to itself
 _NO_VERDICT = Verdict("continue")
 
 
@@ -216,6 +217,8 @@ class _Chooser:
         if not ways:
             return None
         packet = self.aim.background(self.draw.choice(ways))
+        if "input" in ways and self.draw.random() < (_OFTEN if _asks_for_loopback(meaning) else _SELDOM):
+            packet = self.aim.to_itself(packet)
         for one in (*path, meaning, *more):
             if not self.aim.toward(packet, one.parts):
                 return None
@@ -285,6 +288,10 @@ class _Chooser:
                 made = self.space.settled(both)
                 if self.sendable(made) and self._matches(made, rule):
                     self.keep(made)
+
+
+def _asks_for_loopback(meaning: Meaning) -> bool:
+    return any(isinstance(part, Named) and part.field == "iif" and "lo" in part.patterns for part in meaning.parts)
 
 
 def _callers(ruleset: Ruleset) -> dict[ChainKey, list[tuple[KnownChain, Meaning]]]:

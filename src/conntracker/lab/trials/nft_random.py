@@ -75,7 +75,7 @@ def _sets(pool: Pool) -> Iterator[str]:
     for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
         nets = ", ".join(pool.prefixes(version))
         yield f"  set nets{version} {{ type {kind}; flags interval; elements = {{ {nets} }}; }}"
-        yield f"  set seen{version} {{ type {kind}; flags dynamic,timeout; timeout 10m; size 1000; }}"
+        yield f"  set seen{version} {{ type {kind}; flags dynamic,timeout; timeout 10m; size 65535; }}"
         pairs = f"{pool.address(version)} . 22, {'192.168.0.0/16' if version == 4 else 'fd00:1::/32'} . 80-443"
         yield f"  set pairs{version} {{ type {kind} . inet_service; flags interval; elements = {{ {pairs} }}; }}"
     yield f"  set ports {{ type inet_service; flags interval; elements = {{ {', '.join(pool.port_list('-'))} }}; }}"

@@ -13,7 +13,8 @@ from conntracker.steps import Rule
 
 __all__ = ["Reason", "Reasons", "blamed"]
 
-_FEW = 24  # a core of no more rules than this is made minimal
+_MOST = 300  # questions to make cores minimal; in rulesets of usual size, these are enough for all
+_FEW = 10  # a core of no more rules than this is made minimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Reasons:
     """Of the rules of one ruleset, for one IP version."""
 
     def __init__(self, asked: Question, minimal: bool = True) -> None:
-        self._minimal = minimal
+        self._spare = _MOST if minimal else 0
         self._session = asked.session
         self._domain = asked.domain
         self._boxes: dict[int, Boxes] = {}
@@ -58,29 +59,39 @@ class Reasons:
         The solver for this knows the terms of rules, and not the order in which whole rulesets are gone through, which
         is too much for each rule. The packet is told as Circuit.simulate takes it.
         """
-        conditions = [made.terms[index]]
-        jumps: list[Rule] = []
-        current = made
-        blame = self._blockers(made, index)
         session = self._near = self._near or Session(self._domain.circuit, self._domain.always, QUICK)
-        while session.ask(*conditions, *blame):
-            callers = self._callers.get(id(current), [])
-            if len(callers) != 1 or current.entry != FALSE:
-                model = session.model()
-                inputs = self._domain.circuit.inputs
-                return {one: int(one <= len(model) and model[one - 1] > 0) for one in inputs}
-            current, number = callers[0]
-            conditions.append(current.terms[number])
-            jumps.append(current.chain.chain.rules[number])
-            blame |= self._blockers(current, number)
-        found = blamed(session, tuple(conditions), blame, _FEW if self._minimal else 0)
+        levels = self._levels(made, index)
+        conditions, blame, jumps = levels[-1]
+        if session.ask(*conditions, *blame):  # an answer yes is the dear one: every variable gets a value
+            model = session.model()
+            inputs = self._domain.circuit.inputs
+            return {one: int(one <= len(model) and model[one - 1] > 0) for one in inputs}
+        if len(levels) > 1:
+            conditions, blame, jumps = next(one for one in levels if not session.ask(*one[0], *one[1]))
+        asked = session.asked
+        found = blamed(session, conditions, blame, _FEW if self._spare > 0 else 0)
+        self._spare -= session.asked - asked
         if found.rules:
             return found
         if jumps:
-            return Reason(tuple(jumps), "the way to its chain excludes it")
+            return Reason(jumps, "the way to its chain excludes it")
         with Session(self._domain.circuit) as free:
             impossible = not free.ask(made.terms[index])
         return Reason(text="its own matches exclude each other" if impossible else "no packet has all that it asks for")
+
+    def _levels(self, made: Encoded, index: int) -> list[tuple[tuple[int, ...], dict[int, Rule], tuple[Rule, ...]]]:
+        """What must hold for a packet to come to a rule from the beginning of its chain, then of the only one that
+        leads there, and so on: conditions, rules in the way, and the jumps taken.
+        """
+        found: list[tuple[tuple[int, ...], dict[int, Rule], tuple[Rule, ...]]] = [
+            ((made.terms[index],), self._blockers(made, index), ())
+        ]
+        while len(callers := self._callers.get(id(made), [])) == 1 and made.entry == FALSE:
+            made, number = callers[0]
+            conditions, blame, jumps = found[-1]
+            jumps = *jumps, made.chain.chain.rules[number]
+            found.append(((*conditions, made.terms[number]), blame | self._blockers(made, number), jumps))
+        return found
 
     def of(self, stand: tuple[Encoded, int], index: int) -> Reason:
         """Why a rule is dead for which `near` found a packet, where the chain has these packets."""
@@ -119,6 +130,7 @@ def blamed(session: Session, conditions: tuple[int, ...], blame: dict[int, Rule]
     if 1 < len(core) <= most:
         for one in list(core):
             rest = [other for other in core if other != one]
-            if not ask(*conditions, *rest):
-                core = rest
+            if len(rest) < len(core) and not ask(*conditions, *rest):
+                needed = set(session.core())
+                core = [other for other in rest if other in needed]
     return Reason(tuple(rule for literal, rule in blame.items() if literal in core))

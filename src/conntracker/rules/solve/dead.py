@@ -19,7 +19,7 @@ from conntracker.steps import Rule
 __all__ = ["ALWAYS", "Dead", "dead", "policies_never_reached", "witnesses"]
 
 ALWAYS = "always"
-_ROUNDS = 2  # of a few packets made for each rule, before the solver is asked
+_ROUNDS = 4  # of a few packets made for each rule, before the solver is asked
 _BATCH = 2048  # packets worked out at once: memory is this times the gates of the circuit
 
 

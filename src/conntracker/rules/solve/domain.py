@@ -36,7 +36,8 @@ _ICMP = normal([(1, 1), (58, 58)])
 _MULTICAST = {4: normal([(0xE0000000, 0xEFFFFFFF)]), 6: normal([(0xFF << 120, (1 << 128) - 1)])}
 _SRC_NAT, _DST_NAT = 1 << 4, 1 << 5  # IPS_SRC_NAT, IPS_DST_NAT
 _SEEN_REPLY = 1 << 1
-_LOOPBACK = {4: normal([(127 << 24, (128 << 24) - 1)]), 6: single(1)}
+_LOOPBACK = {4: normal([(127 << 24, (128 << 24) - 2)]), 6: single(1)}
+_BROADCAST = normal([((128 << 24) - 1, (128 << 24) - 1), ((1 << 32) - 1, (1 << 32) - 1)])  # as rules.host has it
 # What routing reads of a packet.
 ROUTING = ("mark", "tos", "saddr", "daddr")
 
@@ -257,7 +258,7 @@ class Domain:
         multicast = circuit.within(address, _MULTICAST[version])
         imply(multicast, circuit.within(number, single(ROUTE_TYPES.index("multicast"))))
         if version == 4:
-            broadcast = circuit.within(address, single((1 << 32) - 1))
+            broadcast = circuit.within(address, _BROADCAST)
             imply(broadcast, circuit.within(number, single(ROUTE_TYPES.index("broadcast"))))
         if self._local is not None:
             kind = circuit.within(number, single(ROUTE_TYPES.index("local")))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from conntracker.rules.fields import FIELDS, ROUTE_TYPES
 from conntracker.rules.intervals import single
-from conntracker.rules.intervals import single
 from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset, namespace_of
 from conntracker.rules.solve.circuit import FALSE, TRUE, Vector
 from conntracker.rules.solve.domain import STATE, Domain, Values
@@ -443,9 +442,7 @@ class _Making:
         out.passing.append(circuit.both(here, -called.left))
         self.block = circuit.either(self.block, circuit.both(holding, -called.left))
         self.reached = circuit.both(self.reached, circuit.either(-holding, called.left))
-        self._change(
-            {name: circuit.mux(holding, vector, self.values[name]) for name, vector in called.changed.items()}
-        )
+        self._change({name: circuit.mux(holding, vector, self.values[name]) for name, vector in called.changed.items()})
 
 
 class Atoms:
@@ -528,10 +525,9 @@ def _fields_of(part: Part) -> set[str]:
     if isinstance(part, Assign):
         zone = {"zone", "iif"} if part.field == "ct_state" and part.value is None else set()
         return {part.field} | ({part.source} if part.source else set()) | zone
-    if isinstance(part, Verdict):
-        return {"mark"} if part.kind == "queue" else set()
-    if isinstance(part, Atom) and not part.occurrence:
-        return set(_CHANGING)
+    if isinstance(part, Verdict | Atom):
+        queued = isinstance(part, Verdict) and part.kind == "queue"
+        return {"mark"} if queued else set(_CHANGING) if isinstance(part, Atom) and not part.occurrence else set()
     return set(_NAT_FIELDS) if isinstance(part, Nat) else set()
 
 
