@@ -339,3 +339,9 @@ def test_what_comes_in_by_loopback_is_for_this_host() -> None:
     """A packet that the host sends to itself comes in as one of type host, whatever it was said to be."""
     text = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -i lo -m pkttype --pkt-type unicast -j DROP\nCOMMIT\n"
     assert walk(Ruleset.parse(text), packet(iif="", oif="lo"), "output").verdict == "drop"
+
+
+def test_the_last_address_of_the_loopback_network_is_its_broadcast() -> None:
+    """All of 127.0.0.0/8 is the host's own, but for the last address, which is a broadcast's."""
+    kinds = [ROUTE_TYPES[HOST.address_type(4, (128 << 24) - last)] for last in (1, 2)]
+    assert kinds == ["broadcast", "local"]

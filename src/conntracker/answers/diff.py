@@ -16,7 +16,7 @@ from conntracker.rules.solve.regions import Change, Values, difference
 from conntracker.rules.terms import Atom
 from conntracker.steps import Step
 
-__all__ = ["LOOPED", "KINDS", "Changed", "Diff", "diff"]
+__all__ = ["KINDS", "LOOPED", "Changed", "Diff", "diff"]
 
 # In the order in which they are told.
 KINDS = ("newly accepted", "newly dropped", "newly rejected", "otherwise refused", "otherwise changed")

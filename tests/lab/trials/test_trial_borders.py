@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from conntracker.lab.trials.borders import choose, way_of
+from conntracker.lab.trials.borders import around, choose, way_of
 from conntracker.lab.trials.routing import stopped
-from conntracker.lab.trials.space import Space
+from conntracker.lab.trials.space import Space, of_local_scope
 from conntracker.rules.fields import CT_STATES, PACKET_TYPES
 from conntracker.rules.host import Host
 from conntracker.rules.iptables import parse_save
@@ -130,3 +130,36 @@ def test_space_names_an_address_of_each_type() -> None:
         if kind != 2:
             assert SPACE.host.address_type(4, found) == kind
     assert SPACE.typed(6, 3, random.Random(1)) is None  # noqa: S311
+
+
+def test_a_term_that_nothing_holds_is_tried() -> None:
+    """Where no packet matches a rule, one is chosen that only one term keeps from it: it would if that were lost."""
+    save = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p tcp --dport 22 -m mark --mark 0x1 -j DROP\nCOMMIT\n"
+    ruleset = Ruleset(parse_save(save, family="ip", kind="iptables-legacy"))
+    for packets in (choose(ruleset, SPACE, 60, seed=1).packets, around(ruleset, 0, 0, SPACE, sendable=lambda _: True)):
+        assert any(one["dport"] == 22 and not one["mark"] and one["way"] == "forward" for one in packets)
+
+
+def test_packets_of_the_host_to_itself() -> None:
+    """A rule for what comes in by lo is tried with packets that the host sends to itself."""
+    save = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -i lo -p udp -j DROP\nCOMMIT\n"
+    ruleset = Ruleset(parse_save(save, family="ip", kind="iptables-legacy"))
+    packets = choose(ruleset, SPACE, 60, seed=1).packets
+    assert any((one["way"], one["oif"], one["protocol"]) == ("output", "lo", 17) for one in packets)
+
+
+def test_routes_while_a_packet_is_sent() -> None:
+    """All that the host sends leaves by the interface that was asked for, but for the networks of the others."""
+    packet: Packet = {"way": "output", "oif": "eth0", "family": 4}
+    host = SPACE.host_of(packet)
+    assert (host.out_interface(4, 0x08080808), host.out_interface(4, 0xC6120205)) == ("eth0", "eth1")
+    assert SPACE.host_of(packet | {"way": "forward"}) is SPACE.host
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [(0xFF02 << 112 | 1, True), (0xFF0E << 112, False), (0xFEFF << 112, True), (0x2001 << 112, False)],
+)
+def test_scopes(address: int, local: bool) -> None:
+    """Link-local and site-local destinations of IPv6 are of local scope, be they multicast or not."""
+    assert of_local_scope({"family": 6, "daddr": address}) == local

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conntracker.lab.trials.generate import KINDS, random_ruleset
+from conntracker.lab.trials.generate import KINDS, random_ruleset, with_sets
 from conntracker.lab.trials.iptables_matches import MATCHES
 from conntracker.lab.trials.iptables_targets import TARGETS
 from conntracker.rules.iptables import parse_save
@@ -60,3 +60,13 @@ def test_every_match_and_target_is_used() -> None:
 def test_every_form_of_nft_is_used(form: str) -> None:
     """What nft's own language has comes up in sixty seeds."""
     assert any(form in text for text in NFT)
+
+
+def test_rules_that_ask_for_sets() -> None:
+    """Some rules of a save ask for a set as well, and all else stays; the parser takes it."""
+    save = random_ruleset(0, "iptables")
+    asking = with_sets(save, 1)
+    assert re.sub(r"-m set (! )?--match-set trial (src|dst) ", "", asking) == save
+    assert "-m set --match-set trial src" in asking
+    atoms = [one for known in parse_save(asking, family="ip", kind="iptables-legacy") for one in known.meanings]
+    assert any(atom.name == "set" for meaning in atoms for atom in meaning.atoms)

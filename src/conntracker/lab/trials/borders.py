@@ -16,6 +16,7 @@ from types import MappingProxyType
 from conntracker.lab.trials.aim import Aim
 from conntracker.lab.trials.space import Space
 from conntracker.lab.trials.variants import variants
+from conntracker.rules.fields import CT_STATES
 from conntracker.rules.order import WAYS
 from conntracker.rules.packets import Packet
 from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset, namespace_of
@@ -27,6 +28,7 @@ from conntracker.steps import Rule
 __all__ = ["Choice", "around", "choose", "way_of"]
 
 _TRIES = 12  # at a witness of a rule, each round
+_TRACKED_TRIES = 9  # of these
 _ROUNDS = 8
 _NEARLY = 6  # at a packet that one term alone keeps from a rule
 _PAIRS = 3
@@ -190,6 +192,9 @@ class _Chooser:
         given = self.given.get(id(rule))
         for number in range(_TRIES):
             packet = given if given is not None and number == 0 else self._witness(known, meaning)
+            if packet is not None and number >= _TRACKED_TRIES:  # rules often sort out all that is tracked before
+                packet = self.space.settled(packet | {"ct_state": CT_STATES.index("untracked")})
+                packet = packet if self.sendable(packet) else None
             if packet is not None and self._matches(packet, rule):
                 return packet
         return None

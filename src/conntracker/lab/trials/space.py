@@ -156,6 +156,8 @@ class Space:
         """Whether what the host sends leaves by the interface that was asked for, whole and but once."""
         if packet["oif"] not in ("lo", self.near(packet, "daddr") or packet["oif"]):
             return False
+        if packet["oif"] == "lo" and packet["ct_state"] == _RELATED:
+            return False  # NAT is never settled for flows made by hand: its chains would be asked again
         return not _spoilt(packet) and not {self.kind_of(packet, "daddr"), self.kind_of(packet, "saddr")} & _COPIED
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from conntracker.lab.trials.aim import Aim
+from conntracker.rules.fields import ROUTE_TYPES
 from conntracker.rules.intervals import complement
 from conntracker.rules.packets import Packet
 from conntracker.rules.terms import AnyOf, Branches, In, Named, Part, Test
@@ -65,6 +66,9 @@ def _numbers(aim: Aim, packet: Packet, test: In) -> Iterator[int]:
         size = high - low + 1
         # just outside and just inside of both ends, and what one bit less of a prefix would take in
         yield from (one for one in (low - 1, low, high, high + 1, (low ^ size) + size // 2) if 0 <= one <= top)
+    if test.field in {"saddr", "daddr"}:  # of each type: rules may have sorted packets by that before
+        found = (aim.space.typed(aim.version, kind, aim.draw) for kind in range(len(ROUTE_TYPES)))
+        yield from (one for one in found if one is not None)
     if outside := complement(test.values, 0, top):
         for _ in range(_FAR):
             low, high = aim.draw.choice(outside)

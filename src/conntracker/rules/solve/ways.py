@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from conntracker.rules.fields import FIELDS, ROUTE_TYPES
+from conntracker.rules.fields import FIELDS, PACKET_TYPES, ROUTE_TYPES
 from conntracker.rules.intervals import normal, single
 from conntracker.rules.order import CONNTRACK, base_chains, effective_priority, precedes_nat
 from conntracker.rules.packets import UNTRACKED_ICMPV6
@@ -27,6 +27,7 @@ _OF_FLOWS = frozenset((
     "daddr_type", "ct_state", "ct_status",
 ))  # fmt: skip
 _NONE, _LO = 0, 1  # see Interfaces
+_HOST = PACKET_TYPES.index("host")
 _LOCAL = single(ROUTE_TYPES.index("local"))
 _NAT = {"prerouting": "dst", "output": "dst", "input": "src", "postrouting": "src"}
 
@@ -135,7 +136,7 @@ class _Walk:
         new = {"iif": circuit.constant(_LO, width), "oif": circuit.constant(_NONE, width)}
         new |= {name: domain.free(("looped", name), FIELDS[name].width) for name in ("skuid", "skgid")}
         new["socket"] = domain.free(("looped", "socket"), 1)
-        new["packet_type"] = domain.bounded(("looped", "packet_type"), FIELDS["packet_type"].width, 0, 3)
+        new["packet_type"] = circuit.constant(_HOST, FIELDS["packet_type"].width)
         return dict(values) | new
 
     def _forwarded(self, literal: int, values: dict[str, Vector]) -> Packets:
