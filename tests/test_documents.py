@@ -52,6 +52,11 @@ def blocks(text: str) -> list[str]:
     return [block for one in found if (block := textwrap.dedent(one).strip("\n"))]
 
 
+def without_witnesses(text: str) -> str:
+    """Without the packets that a solver chose as examples: another build of it may choose others."""
+    return re.sub(r"^( *)packet, .*\n(?:\1  .*\n)*", r"\1packet\n", text, flags=re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md"])
 def test_the_netfilter_path_is_that_of_blame(name: str) -> None:
     """The diagram of the netfilter path is the one that `blame --path` prints, without marks."""
@@ -69,7 +74,7 @@ def test_examples_of_rules(capfd: pytest.CaptureFixture[str]) -> None:
         command, _, shown = block.replace("\\\n", "").partition("\n")
         words = shlex.split(command)[2:]
         asked.append((words[0], main(words)))
-        assert capfd.readouterr().out == shown + "\n"
+        assert without_witnesses(capfd.readouterr().out) == without_witnesses(shown + "\n")
     assert asked == [("why", 0), ("why", 1), ("audit", 1), ("diff", 1)]
 
 
