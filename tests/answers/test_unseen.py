@@ -4,9 +4,10 @@ import json
 
 from conntracker.answers.audit import audit
 from conntracker.answers.diff import diff
-from conntracker.answers.unseen import only_in_one, unseen_differ, unseen_note
+from conntracker.answers.unseen import unseen_note
 from conntracker.formats.difference import diff_json, diff_lines
 from conntracker.rules.ruleset import Ruleset
+from conntracker.rules.solve.apart import chains_apart, doings_apart
 from support.small_rulesets import saved
 
 INGRESS = {
@@ -29,7 +30,7 @@ def test_chains_beside_the_way_of_packets() -> None:
     one, other = ingress(), ingress(DROP)
     assert unseen_note(one) == "not looked at, as they are not on the way of IP packets: netdev t i"
     assert unseen_note(one) in audit(one).notes
-    assert (unseen_differ(one, other), unseen_differ(one, one)) == (("netdev t",), ())
+    assert (chains_apart(one, other), chains_apart(one, one)) == (("netdev t",), ())
     found = diff(one, other)
     assert found.equal is None
     assert "equal: every packet" not in "".join(diff_lines(found))
@@ -41,15 +42,15 @@ def test_what_rules_do_beside() -> None:
     """What only one ruleset does to packets, and no other rule sees, is named; logs and counters are not."""
     plain = saved(":FORWARD\n-A FORWARD -p tcp -j LOG", table="mangle")
     more = saved(":FORWARD\n-A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu", table="mangle")
-    assert only_in_one(plain, plain) == ()
-    assert [text for text in only_in_one(plain, more) if "TCPMSS" in text]
+    assert doings_apart(plain, plain) == ()
+    assert [text for text in doings_apart(plain, more) if "TCPMSS" in text]
     assert "TCPMSS" in "".join(diff_lines(diff(plain, more)))
 
 
 def test_how_nat_chooses() -> None:
     """Whether NAT takes ports at random is nothing that packets show: it is named."""
     old, new = (saved(f":POSTROUTING\n-A POSTROUTING -j MASQUERADE{more}", table="nat") for more in ("", " --random"))
-    assert only_in_one(old, new) == ("masquerade random",)
+    assert doings_apart(old, new) == ("masquerade random",)
 
 
 def test_says_what_packets_leave_with() -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from conntracker.answers.audit_summary import fields_asked
 from conntracker.answers.replay import Replayed, replay
-from conntracker.answers.unseen import only_in_one, unseen_differ
 from conntracker.rules.intervals import Intervals
 from conntracker.rules.ruleset import Ruleset
+from conntracker.rules.solve.apart import chains_apart, doings_apart
 from conntracker.rules.solve.domain import Witness
 from conntracker.rules.solve.equal import CHANGED_FIELDS
 from conntracker.rules.solve.regions import Change, Values, difference
@@ -94,7 +94,7 @@ def diff(old: Ruleset, new: Ruleset, local: dict[int, Intervals] | None = None, 
     shared = tuple(text for text in _texts(old) if text in _texts(new))
     return Diff(
         tuple(changes), found.more, versions, shared, fields_asked(old) | fields_asked(new),
-        unseen_differ(old, new), only_in_one(old, new),
+        chains_apart(old, new), doings_apart(old, new),
     )  # fmt: skip
 
 
