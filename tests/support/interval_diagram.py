@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from conntracker.rules.fields import FIELDS, NAMES, width_of
-from conntracker.rules.intervals import Intervals, complement
+from conntracker.rules.intervals import Intervals, complement, contains, normal
 from conntracker.rules.ruleset import ChainKey, KnownChain, Ruleset, namespace_of
 from conntracker.rules.solve.names import Interfaces
 from conntracker.rules.terms import AnyOf, Atom, Effect, In, Named, Term, Verdict
@@ -17,6 +17,9 @@ from conntracker.rules.terms import AnyOf, Atom, Effect, In, Named, Term, Verdic
 __all__ = ["Unfit", "diagram_dead"]
 
 _NODE = tuple[int, tuple[tuple[int, int], ...]]
+
+
+_WIDEST = 16  # bits of a field of which masks are written out
 
 
 class Unfit(ValueError):
@@ -122,12 +125,12 @@ class _Chains:
         if isinstance(term, In):
             values = term.values
             if term.mask is not None:
-                if width_of(term.field, self.version) > 8:
+                width = width_of(term.field, self.version)
+                if width > _WIDEST:
                     raise Unfit(term.field)
-                values = tuple(
-                    (value, value) for value in range(256)
-                    if any(low <= value & term.mask <= high for low, high in term.values)
-                )  # fmt: skip
+                values = normal(
+                    (value, value) for value in range(1 << width) if contains(term.values, value & term.mask)
+                )
             found = sets.having(self.levels[term.field], values)
             for other, needed in FIELDS[term.field].requires:
                 found = sets.both(found, sets.having(self.levels[other], needed))

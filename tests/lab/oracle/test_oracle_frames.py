@@ -15,6 +15,10 @@ from conntracker.wire.packet import parse
 WIDTH = {4: 32, 6: 128}
 
 
+# Mobility, HIP, shim6: what the reader of packets looks behind, while to the kernel they are the transport.
+BEHIND = (135, 139, 140)
+
+
 @st.composite
 def packets(draw: st.DrawFn) -> Fields:
     """Fields of packets, few of them impossible."""
@@ -48,6 +52,8 @@ def test_packets_are_what_was_asked_for(fields: Fields, tag: int) -> None:
         return
     assert tag_of(data) == tag
     assert packet.length in (None, len(data))
+    if packet.family == 6 and packet.protocol in BEHIND:
+        return
     found = parse(data).packet
     assert (found.family, found.src, found.dst) == (packet.family, packet.saddr, packet.daddr)
     assert found.proto == packet.protocol

@@ -171,7 +171,7 @@ class _TableReader:
         priority = priority if isinstance(priority, int) and hook else None
         rules, meanings = [], []
         for position, rule in enumerate(self.table.rules.get(name, []), 1):
-            one, meaning = self._rule(name, position, rule, hook, priority)
+            one, meaning = self._rule(name, position, rule, hook)
             rules.append(one)
             meanings.append(meaning)
         base = hook is not None
@@ -189,9 +189,7 @@ class _TableReader:
             return ",".join(map(str, device))
         return device if isinstance(device, str) else self.listed.devices.get((self.family, self.name, name))
 
-    def _rule(
-        self, chain: str, position: int, inner: _Object, hook: str | None, priority: int | None
-    ) -> tuple[Rule, Meaning]:
+    def _rule(self, chain: str, position: int, inner: _Object, hook: str | None) -> tuple[Rule, Meaning]:
         handle = inner.get("handle")
         handle = handle if isinstance(handle, int) else None
         comment = inner.get("comment")
@@ -203,7 +201,7 @@ class _TableReader:
                 statements[index] = found.statement
                 self._add(found)
         place = Place(
-            f"{self.family}/{self.name}/{chain}/{position}", _FAMILIES.get(self.family, _ANY), priority, hook, self.sets
+            f"{self.family}/{self.name}/{chain}/{position}", _FAMILIES.get(self.family, _ANY), hook, self.sets
         )
         rule = Rule(
             "nft", self.family, self.name, chain, position, handle,

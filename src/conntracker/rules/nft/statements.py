@@ -36,14 +36,12 @@ class Place:
 
     name       family/table/chain/position
     families   what of IP the table sees
-    priority   of its base chain, None in a user chain
     hook       of its base chain
     sets       of its table
     """
 
     name: str
     families: tuple[tuple[int, int], ...]
-    priority: int | None
     hook: str | None
     sets: Sets
 
