@@ -107,14 +107,15 @@ class _Chains:
         self.version = version
         self.interfaces = Interfaces([ruleset])
         self.chains = ruleset.by_key()
-        atoms = sorted({part.text for known in ruleset.chains for meaning in known.meanings for part in meaning.atoms})
+        parts = [part for known in ruleset.chains for meaning in known.meanings for part in meaning.atoms]
+        atoms = sorted({(part.text, part.occurrence) for part in parts})
         names = [*NAMES, *FIELDS]
         self.levels: dict[object, int] = {name: number for number, name in enumerate(names)}
         tops = [
             len(self.interfaces.names) - 1 if name in NAMES else (1 << width_of(name, version)) - 1 for name in names
         ]
-        for text in atoms:
-            self.levels["atom", text] = len(tops)
+        for atom in atoms:
+            self.levels["atom", *atom] = len(tops)
             tops.append(1)
         self.sets = Diagrams(tops)
         self.matched: dict[tuple[ChainKey, int], int] = {}
@@ -142,7 +143,7 @@ class _Chains:
             return sets.having(self.levels[term.field], values)
         if isinstance(term, Atom):
             wanted = 0 if term.negated else 1
-            return sets.having(self.levels["atom", term.text], ((wanted, wanted),))
+            return sets.having(self.levels["atom", term.text, term.occurrence], ((wanted, wanted),))
         if isinstance(term, AnyOf) and not term.negated:
             found = 0
             for box in term.boxes:
