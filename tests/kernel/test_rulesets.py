@@ -73,10 +73,15 @@ table arp watch {
 		arp operation request accept
 	}
 }
-table ip dormant {
-	flags dormant
+table ip awake {
 	chain last {
 		type filter hook postrouting priority 2147483647; policy accept;
+	}
+}
+table ip dormant {
+	flags dormant
+	chain never {
+		type filter hook postrouting priority 0; policy drop;
 	}
 }
 """
@@ -195,6 +200,7 @@ def test_chains_of_nft_say_where_they_are_called(space: Namespace) -> None:
         "out": ("output", 99, "accept", "filter", None),
         "in": ("input", -1, "drop", "filter", None),
         "last": ("postrouting", 2147483647, "accept", "filter", None),
+        "never": (None, None, None, None, None),  # of a dormant table: the kernel calls none of its chains
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -279,4 +280,6 @@ def test_a_dormant_table_decides_nothing() -> None:
     found = parse_json(document, listing=listing)
     assert [known.chain.hook for known in found.chains] == [None]
     assert found.notes == ("table ip t is dormant: no packet comes to its chains",)
-    assert "may be dormant" in parse_json(document).notes[0]
+    garbled = json.loads(document)
+    garbled["nftables"][1]["table"]["flags"] = "A"  # as libnftables 1.0.6 may write it
+    assert "may be dormant" in parse_json(garbled).notes[0]
