@@ -335,10 +335,12 @@ def test_hops_at_routing_are_told() -> None:
     assert walk(Ruleset.parse(text), packet(ttl=1), "input").outcomes[0].hops is None
 
 
-def test_what_comes_in_by_loopback_is_for_this_host() -> None:
-    """A packet that the host sends to itself comes in as one of type host, whatever it was said to be."""
-    text = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -i lo -m pkttype --pkt-type unicast -j DROP\nCOMMIT\n"
-    assert walk(Ruleset.parse(text), packet(iif="", oif="lo"), "output").verdict == "drop"
+@pytest.mark.parametrize("match", ["pkttype --pkt-type unicast", "conntrack --ctstatus CONFIRMED", "rpfilter"])
+def test_what_loopback_makes_of_a_packet(match: str) -> None:
+    """What the host sends to itself comes in as a packet for it, on the way back, of a flow that is confirmed."""
+    text = f"*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -i lo -m {match} -j DROP\nCOMMIT\n"
+    sent = packet(iif="", oif="lo", ct_state=3, ct_status=0, reverse_path=None)
+    assert walk(Ruleset.parse(text), sent, "output").verdict == "drop"
 
 
 def test_the_last_address_of_the_loopback_network_is_its_broadcast() -> None:

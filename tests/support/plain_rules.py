@@ -73,7 +73,8 @@ class _Walk:
         ended = self.pass_hooks(WAYS[self.way])
         if ended is None and self.way == "output" and self.packet.get("oif") == "lo":
             self.way = "input"
-            self.packet["iif"], self.packet["packet_type"] = "lo", 0
+            self.packet |= {"iif": "lo", "packet_type": 0, "reverse_path": 1}
+            self.assign(Assign("ct_status", 8, 8))
             for name in ("skuid", "skgid"):
                 self.lose(name)
             ended = self.pass_hooks(("prerouting", "input"))

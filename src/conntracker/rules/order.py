@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from conntracker.rules.ruleset import KnownChain, Ruleset
+from conntracker.rules.terms import Assign
 
-__all__ = ["CONNTRACK", "WAYS", "base_chains", "effective_priority", "precedes_nat", "unsettled"]
+__all__ = ["CONNTRACK", "LEFT_ONCE", "WAYS", "base_chains", "effective_priority", "precedes_nat", "unsettled"]
 
 # The hooks that a packet passes: to this host, through it, from it.
 WAYS = {
@@ -15,6 +16,9 @@ WAYS = {
 
 # linux/netfilter_ipv4.h: where a packet of prerouting and output meets connection tracking.
 CONNTRACK = -200
+
+# Behind postrouting, the first packet of a flow confirms it (nf_confirm, IPS_CONFIRMED): by lo it comes in again so.
+LEFT_ONCE = Assign("ct_status", 8, 8)
 
 _NAT = {"prerouting": -100, "output": -100, "input": 100, "postrouting": 100}
 _FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}

@@ -13,7 +13,7 @@ from conntracker.rules.crowd import Crowd, Numbers, States, joined, values_of
 from conntracker.rules.deciding import weight
 from conntracker.rules.fields import CT_STATES, PACKET_TYPES
 from conntracker.rules.intervals import normal, single
-from conntracker.rules.order import CONNTRACK, WAYS, base_chains, effective_priority
+from conntracker.rules.order import CONNTRACK, LEFT_ONCE, WAYS, base_chains, effective_priority
 from conntracker.rules.packets import UNTRACKED_ICMPV6
 from conntracker.rules.programs import (
     ACCEPT,
@@ -121,11 +121,12 @@ class Passage:
 
         def arrived(past: Past) -> Past:
             past = past.put("iif", interface).put("oif", Xor(0)).put("packet_type", Xor(PACKET_TYPES.index("host")))
+            past = past.put("reverse_path", Xor(1))
             for name in ("skuid", "skgid"):
                 past = past.put(name, LOST)
             return past
 
-        looping = crowd.changed(states.at(loops), arrived)
+        looping = altering.assign(crowd, LEFT_ONCE, crowd.changed(states.at(loops), arrived))
         for hook in WAYS["input"][1:]:
             looping = self._at(hook, looping)
         return joined([looping, states.at(~loops)])

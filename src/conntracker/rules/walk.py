@@ -13,7 +13,7 @@ from conntracker.rules.deciding import deciding_accept, weight
 from conntracker.rules.fields import CT_STATES, PACKET_TYPES, ROUTE_TYPES
 from conntracker.rules.host import Host
 from conntracker.rules.intervals import normal, single
-from conntracker.rules.order import CONNTRACK, WAYS, base_chains, effective_priority
+from conntracker.rules.order import CONNTRACK, LEFT_ONCE, WAYS, base_chains, effective_priority
 from conntracker.rules.packets import Packet, completed
 from conntracker.rules.ruleset import ChainKey, KnownChain, Meaning, Ruleset, namespace_of
 from conntracker.rules.state import UNKNOWN, Answers, Assumed, State
@@ -232,6 +232,8 @@ class _Run:
         self._state.put("iif", _LOOPBACK)
         self._state.put("oif", "")
         self._state.put("packet_type", _HOST)
+        self._state.put("reverse_path", 1)  # nft_fib_is_loopback, rpfilter_is_loopback
+        self._state.assign(LEFT_ONCE)
         for field in ("skuid", "skgid"):
             self._state.put(field, UNKNOWN)
         return WAYS["input"][1:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -28,10 +28,11 @@ from conntracker.steps import Rule
 __all__ = ["Choice", "around", "choose", "way_of"]
 
 _TRIES = 12  # at a witness of a rule, each round
-_TRACKED_TRIES = 9  # of these
+_UNTRACKED_TRIES = frozenset((3, 6, 9, 10, 11))  # of these
 _ROUNDS = 8
 _NEARLY = 6  # at a packet that one term alone keeps from a rule
 _PAIRS = 3
+_LEAST = 8  # packets a round for each rule
 _OFTEN, _SELDOM = 0.5, 0.05  # that a packet for this host is one that it sends to itself
 _NO_VERDICT = Verdict("continue")
 
@@ -66,8 +67,9 @@ def choose(
         chooser = _Chooser(ruleset, space, version, draw, sendable, choice, limit)
         for rule, packet in witnesses.items():
             if packet.get("family") == version:
-                chooser.given[rule] = made = space.settled(space.completed(packet, draw))
-                chooser.keep(made)
+                made = space.settled(space.completed(packet, draw))
+                if chooser.keep(made):
+                    chooser.given[rule] = made
         chooser.choose()
         found |= chooser.matched
     choice.without = [rule for known in ruleset.chains for rule in known.chain.rules if id(rule) not in found]
@@ -130,6 +132,8 @@ class _Chooser:
         self.matched: set[int] = set()  # id of rules
         self.given: dict[int, Packet] = {}  # by id of the rule
         self._kept: set[tuple[object, ...]] = set()
+        self._tried: set[tuple[object, ...]] = set()  # (rule, term, fields changed)
+        self._until = limit
         self._known = ruleset.by_key()
         self._callers = _callers(ruleset)
         self._bases = {known.key for hook in self.course.hooks for known in self.course.hooks[hook]}
@@ -142,12 +146,15 @@ class _Chooser:
             if self.has(known)
             for index in range(len(known.chain.rules))
         ]
+        share = max(_LEAST, self.limit // (2 * max(1, len(rules))))
         for number in range(_ROUNDS):
             for known, index in rules:
                 if self.full():
                     return
-                if number < 3 or id(known.chain.rules[index]) in self.matched:
+                self._until = len(self.choice.packets) + share
+                if number < _ROUNDS - 2 or id(known.chain.rules[index]) in self.matched:
                     self.rule(known, index, deep=number > 0)
+        self._until = self.limit
         for _ in range(8 * max(0, self.limit - len(self.choice.packets))):
             if self.full():
                 return
@@ -161,10 +168,14 @@ class _Chooser:
         """Whether there are enough."""
         return len(self.choice.packets) >= self.limit
 
+    def _enough(self) -> bool:
+        """Whether there are, for now, of one rule: each is to have its share."""
+        return len(self.choice.packets) >= min(self.limit, self._until)
+
     def keep(self, packet: Packet) -> bool:
         """Takes a packet, if it is new and can be sent."""
         key = tuple(packet.values())
-        if key in self._kept or self.full() or not self.sendable(packet):
+        if key in self._kept or self._enough() or not self.sendable(packet):
             return False
         self._kept.add(key)
         self.choice.packets.append(packet)
@@ -182,8 +193,8 @@ class _Chooser:
         if not deep:
             return
         if packet is not None:
-            self._borders(packet, rule, meaning)
             self._pairs(packet, known, index)
+            self._borders(packet, rule, meaning)
         else:
             self._nearly(known, rule, meaning)
 
@@ -192,7 +203,7 @@ class _Chooser:
         given = self.given.get(id(rule))
         for number in range(_TRIES):
             packet = given if given is not None and number == 0 else self._witness(known, meaning)
-            if packet is not None and number >= _TRACKED_TRIES:  # rules often sort out all that is tracked before
+            if packet is not None and number in _UNTRACKED_TRIES:  # rules often sort out all that is tracked before
                 packet = self.space.settled(packet | {"ct_state": CT_STATES.index("untracked")})
                 packet = packet if self.sendable(packet) else None
             if packet is not None and self._matches(packet, rule):
@@ -209,7 +220,7 @@ class _Chooser:
                 packet = self._witness(known, rest)
                 if packet is not None and self._observable(packet, rule, meaning, part):
                     self.keep(packet)
-                    self._variants(packet, rule, meaning, part)
+                    self._variants(packet, rule, meaning, [part])
                     break
 
     def _witness(self, known: KnownChain, meaning: Meaning, *more: Meaning) -> Packet | None:
@@ -221,7 +232,10 @@ class _Chooser:
         ways = [way for way, hooks in WAYS.items() if base.chain.hook in hooks]
         if not ways:
             return None
-        packet = self.aim.background(self.draw.choice(ways))
+        way = self.draw.choice(ways)
+        if "output" in ways and self.draw.random() < _OFTEN and _asks_for_sender(meaning):
+            way = "output"
+        packet = self.aim.background(way)
         if "input" in ways and self.draw.random() < (_OFTEN if _asks_for_loopback(meaning) else _SELDOM):
             packet = self.aim.to_itself(packet)
         for one in (*path, meaning, *more):
@@ -254,15 +268,25 @@ class _Chooser:
         return any(step.rule is rule for outcome in self._outcomes(packet) for step in outcome.path.steps)
 
     def _borders(self, packet: Packet, rule: Rule, meaning: Meaning) -> None:
-        for part in meaning.parts:
-            if isinstance(part, In | Named | AnyOf | Branches):
-                self._variants(packet, rule, meaning, part)
+        parts = [part for part in meaning.parts if isinstance(part, In | Named | AnyOf | Branches)]
+        self._variants(packet, rule, meaning, parts)
 
-    def _variants(self, packet: Packet, rule: Rule, meaning: Meaning, part: In | Named | AnyOf | Branches) -> None:
-        for variant in variants(self.aim, packet, part):
-            made = self.space.settled(variant)
-            if self.sendable(made) and self._observable(made, rule, meaning, part):
-                self.keep(made)
+    def _variants(
+        self, packet: Packet, rule: Rule, meaning: Meaning, parts: Sequence[In | Named | AnyOf | Branches]
+    ) -> None:
+        """Packets over the borders of some terms, in any order, but those first that were not tried yet."""
+        made = [(part, one) for part in parts for one in variants(self.aim, packet, part)]
+        made = self.draw.sample(made, len(made))
+        changes = [(id(rule), id(part), *sorted(one.items() - packet.items(), key=str)) for part, one in made]
+        order = sorted(range(len(made)), key=lambda number: changes[number] in self._tried)
+        for number in order:
+            if self._enough():
+                return
+            part, variant = made[number]
+            self._tried.add(changes[number])
+            settled = self.space.settled(variant)
+            if self.sendable(settled) and self._observable(settled, rule, meaning, part):
+                self.keep(settled)
 
     def _observable(self, packet: Packet, rule: Rule, meaning: Meaning, part: Part) -> bool:
         """Whether the packet matches the rule, or does not for this term alone."""
@@ -293,6 +317,10 @@ class _Chooser:
                 made = self.space.settled(both)
                 if self.sendable(made) and self._matches(made, rule):
                     self.keep(made)
+
+
+def _asks_for_sender(meaning: Meaning) -> bool:
+    return any(isinstance(one, In) and one.field in {"skuid", "skgid", "mark"} for one in meaning.parts)
 
 
 def _asks_for_loopback(meaning: Meaning) -> bool:

@@ -31,6 +31,8 @@ _LENGTH = 120
 _LINK_LOCAL6, _SITE_LOCAL6 = 0xFE80 >> 6, 0xFEC0 >> 6
 _RELATED = CT_STATES.index("related")
 _REDIRECTS = frozenset(((1, 5), (58, 137)))
+# Errors of ICMP: of no flow, or related to one.
+_ERRORS = frozenset((_ICMP, kind) for kind in (3, 4, 5, 11, 12)) | frozenset((_ICMPV6, kind) for kind in range(128))
 _OTHER_ICMP = frozenset(((4, 58), (6, 1)))
 _OF_OTHER = frozenset((33,))  # of DCCP no flows are made
 # The protocols whose packets have a field, and a value for those that had none before.
@@ -197,6 +199,9 @@ def _with_state(made: Packet) -> Packet:
     state = CT_STATES[int(made["ct_state"] or 0)]
     if state == "new" and made["protocol"] == _TCP and made["tcp_flags"] not in _BEGINNINGS:
         state, made["ct_state"] = "invalid", CT_STATES.index("invalid")
+    if state in {"new", "established"} and (made["protocol"], made["icmp_type"]) in _ERRORS:
+        state = "related" if state == "established" else "invalid"
+        made["ct_state"] = CT_STATES.index(state)
     if state in {"invalid", "untracked"}:
         made["ct_status"] = made["ct_direction"] = made["ct_mark"] = None
     elif state == "new":
