@@ -277,6 +277,7 @@ def test_a_dormant_table_decides_nothing() -> None:
     """Chains of a dormant table are in no hook, and a note says so."""
     text = "table ip t {\n flags dormant\n chain c { type filter hook input priority 0; policy drop;\n }\n}\n"
     document, listing = translate(text, "text")
+    assert "dormant" in listing
     found = parse_json(document, listing=listing)
     assert [known.chain.hook for known in found.chains] == [None]
     assert found.notes == ("table ip t is dormant: no packet comes to its chains",)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from conntracker.rules.errors import RuleSyntaxError
 from conntracker.rules.nft.anonymous import with_names
+from conntracker.rules.nft_listing import dormant_tables
 from conntracker.sources.netns import Namespace, enter_user_namespace
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ def _listed() -> dict[str, Any]:
         if _NAMELESS.search(listing):
             nft.run(f"flush ruleset\n{with_names(nft.run('list ruleset'))}")
             listing = nft.run("list ruleset", NFT_CTX_OUTPUT_HANDLE)
+        for family, table in dormant_tables(listing):
+            nft.run(f"add table {family} {table}")  # wakes it: libnftables 1.0.6 has no JSON for flags of tables
         return {"json": nft.run("list ruleset", NFT_CTX_OUTPUT_HANDLE | NFT_CTX_OUTPUT_JSON), "listing": listing}
 
 
