@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from conntracker.lab.trials.aim import tests_of
 from conntracker.rules.decide import VERDICTS, Column, Decisions
 from conntracker.rules.fields import FIELDS, NAMES, ROUTE_TYPES, width_of
 from conntracker.rules.host import Host, Route
@@ -154,15 +155,11 @@ class Near:
 
 
 def _tests(parts: Iterable[Part]) -> Iterator[Test]:
+    """Those of terms, and of what changes make of a field."""
+    parts = tuple(parts)
+    yield from tests_of(parts)
     for part in parts:
-        if isinstance(part, In | Named):
-            yield part
-        elif isinstance(part, AnyOf):
-            for box in part.boxes:
-                yield from box
-        elif isinstance(part, Branches):
-            yield from _tests(case for case, _ in part.cases)
-        elif isinstance(part, Assign) and part.value is not None:
+        if isinstance(part, Assign) and part.value is not None:
             yield In(part.field, ((part.value, part.value),))
 
 

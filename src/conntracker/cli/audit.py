@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING
 
+from conntracker.cli.common import lines_width
 from conntracker.cli.rulefiles import add_rules_arguments, live_host, load
 from conntracker.output import Output
 
@@ -58,7 +57,7 @@ def run(args: Namespace) -> int:
     wide = _wide(ruleset, args.read) if args.read and "wide" in only else ()
     slow = "redundant" in (*fail_on, *_kinds("--only", args.only))
     found = audit(ruleset, only, local=local, counted=counted, wide=wide, slow=slow)
-    width = max(40, shutil.get_terminal_size().columns) if os.isatty(1) or "COLUMNS" in os.environ else 80
+    width = lines_width()
     with Output("-").open() as out:
         for line in audit_json(found) if args.json else audit_lines(found, width):
             out.write(line.encode("utf-8", "replace"))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from conntracker.cli.capture import duration
-from conntracker.cli.common import add_filter_arguments, filter_of, say
+from conntracker.cli.common import add_filter_arguments, filter_of, lines_width, say
 from conntracker.cli.doubts import say_of_owners, there_are
 from conntracker.cli.times import parse_time
 from conntracker.output import Output
@@ -135,8 +133,7 @@ def _times(args: Namespace) -> tuple[int | None, int | None]:
 def _answer(recording: Recording, args: Namespace) -> Iterator[str]:
     where = filter_of(args, owners=args.read is not None), *_times(args)
     verdicts = _verdicts(args)
-    # A pipe is read by people too: lines as wide as the narrowest terminal.
-    width = max(40, shutil.get_terminal_size().columns) if os.isatty(1) or "COLUMNS" in os.environ else 80
+    width = lines_width()
     if args.group_by:
         from conntracker.answers.rules import by_rule
         from conntracker.formats.blame import rules_lines

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from conntracker.filters import Filter
 
-__all__ = ["add_filter_arguments", "filter_of", "say"]
+__all__ = ["add_filter_arguments", "filter_of", "lines_width", "say"]
 
 
 def say(message: str) -> None:
@@ -60,3 +60,11 @@ def filter_of(args: Namespace, owners: bool = False) -> Filter:
         if value is not None and not owners:
             raise ValueError(f"only recordings know owners: --{option} goes with show -r and blame -r")
     return Filter.parse(args.proto, args.src, args.dst, args.port, args.sport, args.dport, **of_owners)
+
+
+def lines_width() -> int:
+    """How wide lines for people may be. A pipe is read by people too: as wide as the narrowest terminal."""
+    import os
+    import shutil
+
+    return max(40, shutil.get_terminal_size().columns) if os.isatty(1) or "COLUMNS" in os.environ else 80

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from conntracker.cli.common import say
+from conntracker.cli.common import lines_width, say
 from conntracker.cli.rulefiles import live_host, load
 from conntracker.output import Output
 
@@ -54,7 +53,7 @@ def run(args: Namespace) -> int:
     if count > _LONG and sys.stderr.isatty():
         say(f"comparing {count:,} rules: this may take minutes where much is different")
     found = diff(old, new, _local(args.old, args.new), args.limit)
-    width = max(40, shutil.get_terminal_size().columns) if os.isatty(1) or "COLUMNS" in os.environ else 80
+    width = lines_width()
     with Output("-").open() as out:
         for line in diff_json(found) if args.json else diff_lines(found, width):
             out.write(line.encode("utf-8", "replace"))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
-from conntracker.cli.common import say
+from conntracker.cli.common import lines_width, say
 from conntracker.cli.rulefiles import add_rules_arguments, live_host, load
 from conntracker.rules.intervals import contains
 
@@ -190,7 +188,7 @@ def _check_with_recording(args: Namespace) -> None:
 def _lines(args: Namespace, packet: Packet, answer: Answer, supposed: list[str]) -> Iterator[tuple[str | None, str]]:
     from conntracker.formats.why import why_json, why_lines
 
-    width = max(40, shutil.get_terminal_size().columns) if os.isatty(1) or "COLUMNS" in os.environ else 80
+    width = lines_width()
     lines = [why_json(packet, answer, supposed)] if args.json else why_lines(packet, answer, width, supposed)
     for line in lines:
         yield answer.verdict, line
