@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from conntracker.rules.ruleset import Ruleset
@@ -276,8 +276,3 @@ def policies_never_reached(ruleset: Ruleset, local: Local = None) -> list[tuple[
                 if base.left != FALSE and asked.session.ask(base.entry, base.left):
                     reached.add(base.chain.key)
     return [known.key for known in ruleset.chains if known.key in passed - reached]
-
-
-def rules_of(found: Iterable[Dead]) -> set[Rule]:
-    """The rules alone."""
-    return {one.rule for one in found}
